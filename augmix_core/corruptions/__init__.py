@@ -1,0 +1,96 @@
+"""Corruption benchmarks: images in, corrupted images out, by name and severity.
+
+Generated here from the published definitions: near to CIFAR-10-C and ImageNet-C, but not those files.
+Source: Hendrycks & Dietterich (2019), and the constants of its released generators.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from augmix_core.corruptions import blur, digital, noise
+from augmix_core.corruptions.severity import SEVERITIES, TABLES, table_for
+from augmix_core.errors import did_you_mean
+from augmix_core.ops import check_images
+from augmix_core.philox import Purpose, words
+
+Corruption = Callable[[NDArray[np.float64], Any, np.random.Generator], NDArray[np.float64]]
+
+TEST: dict[str, Corruption] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
+}
+EXTRA: dict[str, Corruption] = {
+    "speckle_noise": noise.speckle_noise,
+    "gaussian_blur": blur.gaussian_blur,
+    "saturate": digital.saturate,
+}
+CORRUPTIONS = tuple(TEST)
+"""The test corruptions that exist here, seven of the benchmark's 15, in its order: for evaluation alone."""
+EXTRA_CORRUPTIONS = tuple(EXTRA)
+"""Those that a search may see; none of the 15 is among them."""
+STREAM = {
+    name: i
+    for i, name in enumerate(
+        (
+            *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur"),
+            *("zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate"),
+            *("jpeg_compression", "speckle_noise", "gaussian_blur", "spatter", "saturate"),
+        )
+    )
+}
+"""Number of each of the benchmark's 15 + 4 in the counter space; part of the stream, so never renumbered."""
+
+
+def corrupt(
+    images: NDArray[np.uint8],
+    name: str,
+    *,
+    severity: int,
+    sample_ids: ArrayLike,
+    seed: int = 0,
+    table: Literal["auto", "32", "64", "224"] = "auto",
+    textures: str | None = None,
+) -> NDArray[np.uint8]:
+    """Return each image under one corruption: a pure function of (seed, sample id, name, severity).
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB.
+        name: one of CORRUPTIONS or EXTRA_CORRUPTIONS.
+        severity: 1 to 5.
+        sample_ids: (N,) int64 >= 0.
+        table: whose constants: CIFAR-C "32", Tiny-ImageNet-C "64", ImageNet-C "224"; "auto" goes by the short side.
+        textures: a folder of frost textures; none of the present corruptions uses it.
+    Returns:
+        (N, H, W, 3) uint8, values truncated as the published generators do.
+    Raises:
+        ValueError: An unknown name or table, a severity outside 1..5, wrong images or ids.
+    """
+    known = TEST | EXTRA
+    if name not in known:
+        raise ValueError(f"corruption {name!r} is unknown; {did_you_mean(name, known)}")
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity is {severity!r}; choose 1, 2, 3, 4 or 5")
+    if table != "auto" and table not in TABLES:
+        raise ValueError(f"table {table!r} is unknown; choose auto, {', '.join(TABLES)}")
+    check_images(images)
+    ids = np.asarray(sample_ids)
+    if ids.shape != (len(images),):
+        raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
+    if textures is not None:
+        raise ValueError(f"textures is {textures!r}, but {name} uses no textures; leave it out")
+    strength = TABLES[table_for(*images.shape[1:3]) if table == "auto" else table][name][severity - 1]
+    keys = words(ids, seed=seed, purpose=Purpose.CORRUPTION, view=STREAM[name], block=severity)
+    corrupted = np.empty_like(images)
+    for n, image in enumerate(images):
+        rng = np.random.Generator(np.random.Philox(key=keys[n].view(np.uint64)))
+        unit = known[name](image / 255.0, strength, rng)
+        corrupted[n] = (np.clip(unit, 0, 1) * 255).astype(np.uint8)
+    return corrupted

@@ -1,0 +1,90 @@
+"""Crops and flips before AugMix, and the fixed crop of evaluation; resizing has Pillow's antialiased bilinear bits.
+
+image: (H, W, 3) uint8 RGB. Every draw is keyed by (seed, epoch, sample id); all views of a sample share it.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from augmix_core.philox import Purpose, below, uniform, words
+
+SCALE = (0.08, 1.0)  # share of the area; as torchvision's RandomResizedCrop
+LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
+TRIES = 10
+
+
+def draw_crops(sample_ids: ArrayLike, *, epoch: ArrayLike, seed: int) -> NDArray[np.uint32]:
+    """Return (N, 1 + TRIES, 4) words: row 0 for the coin and the offsets, the others for boxes to try."""
+    ids, epochs = np.atleast_1d(np.asarray(sample_ids)), np.asarray(epoch)
+    return words(
+        ids[:, None],
+        seed=seed,
+        purpose=Purpose.CROP,
+        epoch=np.broadcast_to(epochs, ids.shape)[:, None],
+        block=np.arange(1 + TRIES),
+    )
+
+
+def pad_and_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], *, padding: int, flip: bool) -> NDArray[np.uint8]:
+    """Flip by a coin (if `flip`), pad with zeros on all sides and crop a window of the old size: CIFAR's recipe.
+
+    Args:
+        image: (H, W, 3) uint8.
+        drawn: (1 + TRIES, 4), one sample of `draw_crops`.
+        padding: pixels on each side.
+    """
+    if flip and drawn[0, 0] & 1:
+        image = image[:, ::-1]
+    height, width = image.shape[:2]
+    top, left = below(drawn[0, 1:3], 2 * padding + 1).tolist()
+    padded = np.zeros((height + 2 * padding, width + 2 * padding, 3), np.uint8)
+    padded[padding : padding + height, padding : padding + width] = image
+    return padded[top : top + height, left : left + width]
+
+
+def random_resized_crop(
+    image: NDArray[np.uint8], drawn: NDArray[np.uint32], *, size: int, flip: bool
+) -> NDArray[np.uint8]:
+    """Crop 8 to 100 % of the area at an aspect of 3/4 to 4/3, resize, perhaps flip: ImageNet's recipe.
+
+    Args:
+        image: (H, W, 3) uint8.
+        drawn: (1 + TRIES, 4), one sample of `draw_crops`.
+        size: height and width of the result, in pixels.
+    """
+    left, top, right, bottom = choose_box(image.shape[0], image.shape[1], drawn[1:])
+    cropped = Image.fromarray(image[top:bottom, left:right])
+    resized = np.asarray(cropped.resize((size, size), Image.Resampling.BILINEAR))
+    return resized[:, ::-1] if flip and drawn[0, 0] & 1 else resized
+
+
+def choose_box(height: int, width: int, tries: NDArray[np.uint32]) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom): the first of the drawn boxes that fits, else the largest central one.
+
+    Source: torchvision's RandomResizedCrop.get_params.
+    """
+    for drawn in tries:
+        area_share, aspect_share = uniform(drawn[:2]).tolist()
+        area = height * width * (SCALE[0] + area_share * (SCALE[1] - SCALE[0]))
+        aspect = math.exp(LOG_ASPECT[0] + aspect_share * (LOG_ASPECT[1] - LOG_ASPECT[0]))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(below(drawn[2], width - w + 1)), int(below(drawn[3], height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * math.exp(LOG_ASPECT[1])))
+    h = min(height, round(width / math.exp(LOG_ASPECT[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def resize_and_center_crop(image: NDArray[np.uint8], *, resize: int, size: int) -> NDArray[np.uint8]:
+    """Resize the short side to `resize` pixels and cut the central (size, size): ImageNet's evaluation."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    new_width, new_height = int(width * resize / short), int(height * resize / short)
+    resized = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    return resized[top : top + size, left : left + size]

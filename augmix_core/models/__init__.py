@@ -1,0 +1,36 @@
+"""Networks by name: ours for 32 px images, torchvision's for larger ones."""
+
+from augmix_core.errors import did_you_mean, missing_extra
+
+try:
+    from torch import nn
+except ImportError as error:
+    raise missing_extra("torch", "score") from error
+
+from augmix_core.models.convnet import ConvNet5
+from augmix_core.models.wrn import WideResNet
+
+OURS = {
+    "convnet5": lambda num_classes: ConvNet5(num_classes),
+    "wrn40_2": lambda num_classes: WideResNet(num_classes, depth=40, widen_factor=2),
+}
+"""Names of this package; any other name is looked up among torchvision's classification models."""
+
+
+def build_model(name: str, num_classes: int) -> nn.Module:
+    """Return a freshly initialised network; torch's global RNG decides its weights.
+
+    Raises:
+        ValueError: The name is neither ours nor torchvision's; the nearest one is named.
+        ImportError: A torchvision name without torchvision.
+    """
+    if name in OURS:
+        return OURS[name](num_classes)
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise missing_extra("torchvision", "score") from error
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"model.name {name!r} is unknown; {did_you_mean(name, [*OURS, *known])}")
+    return models.get_model(name, weights=None, num_classes=num_classes)

@@ -1,0 +1,1 @@
+"""AugMix on Ray, one stage per file: source, order, decode, augment, train, search, evaluate, report."""

@@ -1,0 +1,131 @@
+"""AugMix on Ray Data: stream positions in, rows of views out.
+
+Ray Data knows no epochs here: it is fed positions of one continuous stream and computes (epoch, sample) from them,
+so there is no gap between epochs and a resume is exact to the row. Facts that shape this file: a task costs Ray
+about 15 ms and a block about 10, so tasks take seconds and yield many blocks; every block has the same number of
+rows, all of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from augmix_core import augmix
+from pipeline.blocks import opened_source, placement, quiet
+from pipeline.config import RunConfig
+from pipeline.decode import training_images
+from pipeline.order import Split
+
+BLOCK_BYTES = 4 * 2**20
+MAX_STEPS_A_BLOCK = 16
+TASK_SECONDS = 2.0
+MAX_TASKS = 5000
+SECONDS_A_VIEW = (0.3e-3, 0.14e-6)  # the Pillow reference, measured: a fixed cost, and one per pixel
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How the positions of steps first .. last - 1 are cut into tasks and blocks for W ranks."""
+
+    first_step: int
+    last_step: int
+    num_workers: int
+    rank_rows: int
+    """Rows of one rank in one step."""
+    steps_a_block: int
+    steps_a_task: int
+
+    def tasks(self) -> list[int]:
+        """The first step of every task."""
+        return list(range(self.first_step, self.last_step, self.steps_a_task))
+
+    def blocks(self, task_step: int) -> Iterator[NDArray[np.int64]]:
+        """The positions of each block of a task: for each group of steps, one block a rank.
+
+        All blocks have the same length, so the last group may run past last_step; training stops before it.
+        """
+        batch = self.rank_rows * self.num_workers
+        for group in range(task_step, min(task_step + self.steps_a_task, self.last_step), self.steps_a_block):
+            steps = np.arange(group, group + self.steps_a_block, dtype=np.int64)
+            for rank in range(self.num_workers):
+                first = steps * batch + rank * self.rank_rows
+                yield (first[:, None] + np.arange(self.rank_rows)).reshape(-1)
+
+
+def plan_stream(config: RunConfig, *, first_step: int, last_step: int, num_workers: int) -> StreamPlan:
+    """Choose block and task sizes: blocks of about 4 MiB, tasks of about two seconds, at most MAX_TASKS of them."""
+    rank_rows = config.train.global_batch_size // num_workers
+    pixels = config.data.image_size**2
+    steps_a_block = int(np.clip(BLOCK_BYTES // (rank_rows * row_bytes(config)), 1, MAX_STEPS_A_BLOCK))
+    seconds_a_step = (
+        config.train.global_batch_size * config.augmix.views * (SECONDS_A_VIEW[0] + SECONDS_A_VIEW[1] * pixels)
+    )
+    wanted = max(TASK_SECONDS / seconds_a_step, (last_step - first_step) / MAX_TASKS)
+    steps_a_task = steps_a_block * max(1, round(wanted / steps_a_block))
+    return StreamPlan(first_step, last_step, num_workers, rank_rows, steps_a_block, steps_a_task)
+
+
+def row_bytes(config: RunConfig) -> int:
+    """Bytes of the views of one sample, uint8."""
+    return config.augmix.views * config.data.image_size**2 * 3
+
+
+class TrainingStream(Datasource):
+    """The rows of a StreamPlan, made where Ray Data reads them."""
+
+    def __init__(self, plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> None:
+        self.plan, self.source, self.split, self.config = plan, source, split, config
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all rows."""
+        plan = self.plan
+        return (plan.last_step - plan.first_step) * plan.rank_rows * plan.num_workers * row_bytes(self.config)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task for every steps_a_task steps, whatever parallelism Ray proposes."""
+        rows = self.plan.steps_a_task * self.plan.rank_rows * self.plan.num_workers
+        size = rows * row_bytes(self.config)
+        return [
+            ReadTask(
+                self.reader(step), BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
+            )
+            for step in self.plan.tasks()
+        ]
+
+    def reader(self, task_step: int) -> Any:
+        """The function of one task: a generator of blocks."""
+        plan, source, split, config = self.plan, self.source, self.split, self.config
+
+        def read() -> Iterable[Block]:
+            opened = opened_source(source)
+            for positions in plan.blocks(task_step):
+                yield ray.data.block.BlockAccessor.batch_to_block(rows_of(opened, split, positions, config))
+
+        return read
+
+
+def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
+    """Columns sample_id, requested_id, epoch, label and views (N, V, H, W, 3) uint8 for stream positions."""
+    rows = training_images(source, split, positions, config.data, seed=config.seed)
+    rows["views"] = augmix(
+        rows.pop("image"), rows["sample_id"], epoch=rows["epoch"], seed=config.seed, config=config.augmix
+    )
+    return rows
+
+
+def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:
+    """The dataset that Ray Train splits between ranks."""
+    stream = TrainingStream(plan, source, split, config)
+    rows = ray.data.read_datasource(stream, override_num_blocks=len(plan.tasks()), **placement(config))
+    block_rows = plan.rank_rows * plan.steps_a_block
+    quiet(rows, target_block_bytes=block_rows * row_bytes(config))
+    return rows

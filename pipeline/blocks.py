@@ -1,0 +1,35 @@
+"""What all our Ray datasets share: where their tasks run, how large blocks are, and the source in each process."""
+
+from typing import Any
+
+import ray
+import ray.data
+
+from pipeline.config import SECONDS_WITHOUT_PROGRESS, RunConfig
+
+PREPROCESS_LABEL = {"augmix.io/role": "preprocess"}
+
+OPENED: dict[str, Any] = {}
+
+
+def opened_source(source: ray.ObjectRef) -> Any:
+    """The source behind a reference, fetched once a process."""
+    key = source.hex()
+    if key not in OPENED:
+        OPENED[key] = ray.get(source)
+    return OPENED[key]
+
+
+def placement(config: RunConfig) -> dict[str, Any]:
+    """What every read and map of a dataset asks for: always the same, else Ray Data can wait forever."""
+    asked: dict[str, Any] = {"num_cpus": config.scale.data_cpus}
+    if config.scale.use_labels:
+        asked["label_selector"] = PREPROCESS_LABEL
+    return asked
+
+
+def quiet(rows: ray.data.Dataset, *, target_block_bytes: int) -> None:
+    """Fix the block size, keep progress bars off, and turn a hang into an error."""
+    rows.context.target_max_block_size = target_block_bytes
+    rows.context.enable_progress_bars = False
+    rows.context.execution_no_progress_timeout_s = SECONDS_WITHOUT_PROGRESS

@@ -1,0 +1,356 @@
+"""The configuration of a run: frozen values, checked once, at the door. The only place where a default is written.
+
+Every field's docstring is its `--help` text. `fingerprint` says which fields decide the result of a run and which
+(scale, storage, more epochs) only how it comes about.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from augmix_core import STREAM_VERSION, AugMixConfig
+from augmix_core.errors import did_you_mean
+
+SECONDS_WITHOUT_PROGRESS = 600
+EXTRA = ("speckle_noise", "gaussian_blur", "saturate")
+
+
+def require(condition: bool, field_name: str, value: object, rule: str) -> None:
+    """Raise the one-line error of a wrong value."""
+    if not condition:
+        raise ValueError(f"{field_name} is {value!r}; {rule}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images, and how a training crop is made of one."""
+
+    name: Literal["digits", "cifar10", "imagenet"] = "digits"
+    """Data set: digits comes with scikit-learn; the others need data.path."""
+    path: str = ""
+    """Absolute folder of the data set, on every node: CIFAR-10's parquet files or torchvision's download of it;
+    for ImageNet the folder with train/ and val/."""
+    download: bool = False
+    """Fetch CIFAR-10 through torchvision into data.path when it is not there."""
+    image_size: int = 32
+    """Height and width, in pixels, of what the network sees."""
+    crop: Literal["none", "pad", "random_resized"] = "pad"
+    """Training crop: none, pad by 4 and cut (CIFAR), or random area and aspect (ImageNet)."""
+    flip: bool = False
+    """Mirror training images by a coin."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean by channel that normalisation subtracts, in [0, 1]."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Standard deviation by channel that normalisation divides by."""
+    train_limit: int = 0
+    """Train on this many images, drawn by the seed; 0 means all."""
+    test_limit: int = 0
+    """Evaluate on the first so many test images; 0 means all. Anything else is marked NOT COMPARABLE."""
+    holdout_fraction: float = 0.1
+    """Share of the training images that the search is judged on and does not train on."""
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 8, "data.image_size", self.image_size, "networks need at least 8 pixels")
+        require(self.train_limit >= 0, "data.train_limit", self.train_limit, "it counts images; 0 means all")
+        require(self.test_limit >= 0, "data.test_limit", self.test_limit, "it counts images; 0 means all")
+        require(
+            0 < self.holdout_fraction < 1,
+            "data.holdout_fraction",
+            self.holdout_fraction,
+            "a share lies between 0 and 1",
+        )
+        require(all(s > 0 for s in self.std), "data.std", self.std, "a standard deviation must be positive")
+        require(
+            not self.path or os.path.isabs(self.path),
+            "data.path",
+            self.path,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "convnet5"
+    """convnet5, wrn40_2, or any torchvision classification model such as resnet50."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Optimisation. SGD with momentum on cross-entropy of the clean view + jsd_weight x consistency loss."""
+
+    epochs: int = 20
+    """Passes over the training images. More of them resume a finished run."""
+    global_batch_size: int = 64
+    """Samples in one optimizer step over all workers; each counts once, however many views it has."""
+    learning_rate: float = 0.1
+    """At the first step."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Cosine to min_learning_rate by step, or a tenth after every third of the epochs."""
+    min_learning_rate: float = 1e-6
+    """Where the cosine ends."""
+    momentum: float = 0.9
+    """Of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of momentum (CIFAR: yes; ImageNet as released: no)."""
+    weight_decay: float = 5e-4
+    """L2 penalty on all parameters, as released."""
+    jsd_weight: float = 12.0
+    """Factor of the consistency loss (paper: 12)."""
+    max_steps: int = 0
+    """Stop after so many steps, with the schedule of the full run; 0 means all."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "train.epochs", self.epochs, "it counts passes and must be at least 1")
+        require(
+            self.global_batch_size >= 1,
+            "train.global_batch_size",
+            self.global_batch_size,
+            "it counts samples and must be at least 1",
+        )
+        require(
+            0 < self.learning_rate < math.inf,
+            "train.learning_rate",
+            self.learning_rate,
+            "it must be positive and finite",
+        )
+        require(
+            0 <= self.min_learning_rate <= self.learning_rate,
+            "train.min_learning_rate",
+            self.min_learning_rate,
+            "it lies between 0 and train.learning_rate",
+        )
+        require(0 <= self.momentum < 1, "train.momentum", self.momentum, "it lies in [0, 1)")
+        require(
+            not self.nesterov or self.momentum > 0, "train.nesterov", self.nesterov, "it needs a train.momentum above 0"
+        )
+        require(
+            0 <= self.weight_decay < math.inf, "train.weight_decay", self.weight_decay, "it must be >= 0 and finite"
+        )
+        require(0 <= self.jsd_weight < math.inf, "train.jsd_weight", self.jsd_weight, "it must be >= 0 and finite")
+        require(self.max_steps >= 0, "train.max_steps", self.max_steps, "it counts steps; 0 means all")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Search over width, depth and JSD weight, judged on held-out training images under corruptions of its own."""
+
+    trials: int = 3
+    """How many settings are tried, the recipe's own first; 0 leaves the search out."""
+    epochs: int = 6
+    """Epochs of a trial at the most."""
+    grace_epochs: int = 6
+    """Epochs before a poor trial may be stopped (ASHA, halving); equal to search.epochs stops none."""
+    max_concurrent: int = 2
+    """Trials at a time."""
+    widths: tuple[int, ...] = (1, 2, 3, 4)
+    """Values of augmix.width to draw from."""
+    depths: tuple[int, ...] = (-1, 1, 2, 3)
+    """Values of augmix.depth to draw from."""
+    jsd_weights: tuple[float, ...] = (3.0, 6.0, 12.0, 24.0)
+    """Values of train.jsd_weight to draw from."""
+    severities: tuple[int, ...] = (1, 3, 5)
+    """Severities of the search's corruptions (speckle_noise, gaussian_blur, saturate)."""
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 0, "search.trials", self.trials, "it counts trials; 0 leaves the search out")
+        require(self.epochs >= 1, "search.epochs", self.epochs, "it counts passes and must be at least 1")
+        require(
+            1 <= self.grace_epochs <= self.epochs,
+            "search.grace_epochs",
+            self.grace_epochs,
+            f"it lies between 1 and search.epochs {self.epochs}",
+        )
+        require(
+            self.max_concurrent >= 1, "search.max_concurrent", self.max_concurrent, "at least one trial runs at a time"
+        )
+        require(
+            bool(self.widths and self.depths and self.jsd_weights),
+            "search",
+            self,
+            "widths, depths and jsd_weights need a value each",
+        )
+        check_severities("search.severities", self.severities)
+        for width in self.widths:
+            AugMixConfig(width=width)
+        for depth in self.depths:
+            AugMixConfig(depth=depth)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What the trained networks are scored on."""
+
+    corruptions: tuple[str, ...] = (
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "brightness",
+        "contrast",
+        "pixelate",
+        "jpeg_compression",
+    )
+    """Test corruptions; the search never sees them."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Severities, 1 to 5."""
+
+    def __post_init__(self) -> None:
+        from augmix_core import CORRUPTIONS
+
+        check_severities("evaluate.severities", self.severities)
+        require(bool(self.corruptions), "evaluate.corruptions", self.corruptions, "name at least one")
+        for name in self.corruptions:
+            if name not in CORRUPTIONS:
+                raise ValueError(f"evaluate.corruptions has {name!r}; {did_you_mean(name, CORRUPTIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleConfig:
+    """How many machines do it. Results do not depend on it, up to batch norm's share of a batch."""
+
+    num_workers: int = 0
+    """Training workers; 0 takes every GPU of the cluster, or 2 CPU workers where there is none."""
+    use_gpu: bool = True
+    """Train on GPUs where the cluster has any."""
+    worker_cpus: float = 0.5
+    """CPUs that one training worker asks of Ray; on a CPU it computes with that many threads, at least one."""
+    data_cpus: float = 0.4
+    """CPUs that one preprocessing task asks of Ray."""
+    evaluation_actors: int = 0
+    """Actors that hold the networks during evaluation; 0 means as many as training workers."""
+    evaluation_batch_size: int = 250
+    """Images in one forward pass of evaluation."""
+    use_labels: bool = False
+    """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, as cluster.yaml has them."""
+    max_failures: int = 3
+    """Restarts of the training workers after a crash before the run gives up."""
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 0, "scale.num_workers", self.num_workers, "it counts workers; 0 means automatic")
+        require(self.worker_cpus > 0, "scale.worker_cpus", self.worker_cpus, "a worker needs a share of a CPU")
+        require(self.data_cpus > 0, "scale.data_cpus", self.data_cpus, "a task needs a share of a CPU")
+        require(
+            self.evaluation_actors >= 0,
+            "scale.evaluation_actors",
+            self.evaluation_actors,
+            "it counts actors; 0 means automatic",
+        )
+        require(
+            self.evaluation_batch_size >= 1,
+            "scale.evaluation_batch_size",
+            self.evaluation_batch_size,
+            "it counts images",
+        )
+        require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
+
+
+def default_storage() -> str:
+    """Outside any working directory, which a submitted job loses when it ends."""
+    return os.environ.get("AUGMIX_STORAGE") or str(Path.home() / "augmix_runs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything about a run."""
+
+    name: str = ""
+    """Folder of the run below storage; when empty: recipe, model and a hash of what decides the result."""
+    storage: str = field(default_factory=default_storage)
+    """Absolute folder that holds all runs, shared by all nodes; $AUGMIX_STORAGE overrides the default."""
+    seed: int = 0
+    """Decides every random number of the run: order, crops, plans, weights, search, corruptions."""
+    methods: tuple[Literal["standard", "augmix"], ...] = ("standard", "augmix")
+    """What is trained and scored side by side: standard (clean images only) and AugMix with its consistency loss."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augmix: AugMixConfig = field(default_factory=AugMixConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**64, "seed", self.seed, "it must be a whole number from 0 to 2**64 - 1")
+        require(
+            bool(self.methods) and len(set(self.methods)) == len(self.methods),
+            "methods",
+            self.methods,
+            "name each method once",
+        )
+        require(
+            "://" not in self.storage,
+            "storage",
+            self.storage,
+            "give a mounted folder; object stores are not supported yet",
+        )
+        require(
+            os.path.isabs(self.storage),
+            "storage",
+            self.storage,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+        allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+        require(
+            len(self.name) <= 64 and set(self.name) <= allowed and self.name not in (".", ".."),
+            "name",
+            self.name,
+            "use up to 64 letters, digits, '.', '_' and '-'",
+        )
+
+
+def check_severities(name: str, severities: tuple[int, ...]) -> None:
+    """Refuse severities other than 1..5, and none at all."""
+    require(
+        bool(severities) and all(s in (1, 2, 3, 4, 5) for s in severities),
+        name,
+        severities,
+        "severities are 1, 2, 3, 4 and 5",
+    )
+
+
+def method_config(config: RunConfig, method: str) -> RunConfig:
+    """Return the configuration that trains one method of a run."""
+    if method == "augmix":
+        return config
+    return dataclasses.replace(
+        config,
+        augmix=dataclasses.replace(config.augmix, views=1),
+        train=dataclasses.replace(config.train, jsd_weight=0.0),
+    )
+
+
+NOT_OF_THE_RESULT = ("name", "storage", "scale")
+NOT_OF_THE_RESULT_IN = {"data": ("path", "download"), "train": ("epochs", "max_steps"), "search": ("max_concurrent",)}
+
+
+def result_fields(config: RunConfig) -> dict[str, Any]:
+    """Return, flat as `section.field`, the values that decide the result of a run.
+
+    Left out: where data and run lie, how many machines work, and how long it trains, so that more epochs resume.
+    """
+    flat: dict[str, Any] = {"stream_version": STREAM_VERSION}
+    for key, value in dataclasses.asdict(config).items():
+        if key in NOT_OF_THE_RESULT:
+            continue
+        if isinstance(value, dict):
+            left_out = NOT_OF_THE_RESULT_IN.get(key, ())
+            flat |= {f"{key}.{name}": inner for name, inner in value.items() if name not in left_out}
+        else:
+            flat[key] = value
+    return json.loads(json.dumps(flat))
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Return eight hex digits of what decides the result."""
+    return hashlib.sha256(json.dumps(result_fields(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: RunConfig, recipe: str) -> str:
+    """Return `--name`, or a name that the same command gives again."""
+    return config.name or f"{recipe}-{config.model.name}-{fingerprint(config)}"

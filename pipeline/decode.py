@@ -1,0 +1,101 @@
+"""From encoded rows to the clean images that AugMix starts from."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augmix_core.crop import draw_crops, pad_and_crop, random_resized_crop, resize_and_center_crop
+from augmix_core.decode import decode_rgb
+from pipeline.config import DataConfig
+from pipeline.order import Split
+from pipeline.source import Encoded, Source
+
+CIFAR_PADDING = 4
+RESIZE_TO_CROP = 256 / 224  # ImageNet's evaluation: short side 256, centre 224
+MAX_REPLACEMENTS = 100
+
+
+def training_images(
+    source: Source, split: Split, positions: NDArray[np.int64], config: DataConfig, *, seed: int
+) -> dict[str, NDArray]:
+    """Return the columns sample_id, requested_id, epoch, label, image for stream positions.
+
+    A sample that cannot be decoded is replaced by the next one of its epoch's order, so a batch never shrinks and
+    the stream stays a pure function of (seed, position); requested_id then differs from sample_id.
+
+    Raises:
+        ValueError: MAX_REPLACEMENTS samples in a row cannot be decoded.
+    """
+    epochs, requested = split.at(positions, seed=seed)
+    encoded, labels = source.read(requested)
+    ids = requested.copy()
+    drawn = draw_crops(ids, epoch=epochs, seed=seed)
+    images = np.empty((len(ids), config.image_size, config.image_size, 3), np.uint8)
+    for n, epoch in enumerate(epochs.tolist()):
+        for skipped in range(1, MAX_REPLACEMENTS + 1):
+            try:
+                images[n] = training_crop(decoded(encoded[n]), drawn[n], config)
+                break
+            except ValueError as error:
+                start = epoch * split.size
+                following = start + (positions[n] - start + skipped) % split.size
+                _, (ids[n],) = split.at([following], seed=seed)
+                (encoded[n],), (labels[n],) = source.read(ids[n : n + 1])
+                (drawn[n],) = draw_crops(ids[n : n + 1], epoch=epoch, seed=seed)
+                reason = error
+        else:
+            raise ValueError(
+                f"{MAX_REPLACEMENTS} images in a row cannot be read, the last {source.describe(int(ids[n]))}: {reason}"
+            )
+    return {"sample_id": ids, "requested_id": requested, "epoch": epochs, "label": labels, "image": images}
+
+
+def evaluation_images(
+    source: Source, sample_ids: NDArray[np.int64], config: DataConfig
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return (images, labels, valid) for sample ids; an image that cannot be decoded is black and not valid."""
+    encoded, labels = source.read(sample_ids)
+    images = np.zeros((len(sample_ids), config.image_size, config.image_size, 3), np.uint8)
+    valid = np.ones(len(sample_ids), bool)
+    for n, item in enumerate(encoded):
+        try:
+            images[n] = evaluation_crop(decoded(item), config)
+        except ValueError:
+            valid[n] = False
+    return images, labels, valid
+
+
+def reason_unreadable(source: Source, sample_id: int, config: DataConfig) -> str:
+    """Return why a sample cannot be used, or '' if it can: what goes on the list of skipped samples."""
+    try:
+        evaluation_crop(decoded(source.read([sample_id])[0][0]), config)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def decoded(item: Encoded) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB."""
+    return decode_rgb(item) if isinstance(item, bytes) else item
+
+
+def training_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], config: DataConfig) -> NDArray[np.uint8]:
+    """The random crop and flip of the recipe; `drawn` is the sample's row of `draw_crops`."""
+    if config.crop == "random_resized":
+        return random_resized_crop(image, drawn, size=config.image_size, flip=config.flip)
+    padding = CIFAR_PADDING if config.crop == "pad" else 0
+    return pad_and_crop(of_size(image, config), drawn, padding=padding, flip=config.flip)
+
+
+def evaluation_crop(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:
+    """ImageNet: short side to 256 / 224 of the size and the centre; else the image as it is."""
+    if config.crop == "random_resized":
+        return resize_and_center_crop(image, resize=round(config.image_size * RESIZE_TO_CROP), size=config.image_size)
+    return of_size(image, config)
+
+
+def of_size(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:
+    """Refuse an image of another size where the recipe does not resize."""
+    size = config.image_size
+    if image.shape != (size, size, 3):
+        raise ValueError(f"is {image.shape[1]}x{image.shape[0]} pixels; data.image_size {size} takes {size}x{size}")
+    return image

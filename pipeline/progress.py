@@ -1,0 +1,145 @@
+"""What a person sees of a training: a bar with ETA on a terminal, one line an epoch in a log.
+
+The driver follows the files that the training's rank 0 writes, so it sees the same whether the workers run here or
+on other nodes.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Terminal:
+    """Where people read: standard output, also while `chatter_into` sends everybody else's output to a file."""
+
+    stream: TextIO = sys.stdout
+
+
+def say(text: str) -> None:
+    """Print one line at once, above a bar where there is one."""
+    tqdm.write(text, file=Terminal.stream)
+    Terminal.stream.flush()
+
+
+@contextmanager
+def chatter_into(path: Path) -> Iterator[None]:
+    """Send file descriptors 1 and 2 to a file, where Ray's Python and C++ parts write; `say` keeps the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    Terminal.stream = os.fdopen(os.dup(1), "w", buffering=1)
+    with path.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in enumerate(kept, start=1):
+            os.dup2(original, descriptor)
+            os.close(original)
+        Terminal.stream.close()
+        Terminal.stream = sys.stdout
+
+
+@contextmanager
+def followed(label: str, folder: Path, *, epochs: int, first_step: int) -> Iterator[None]:
+    """Show a training's progress for as long as the block runs.
+
+    Args:
+        label: what is trained.
+        folder: where its rank 0 writes metrics.jsonl and progress.json.
+        first_step: the step that the training goes on from; lines up to it are old.
+    """
+    follower = Follower(label, folder, epochs, first_step)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            follower.look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        follower.look()
+        follower.close()
+
+
+def new_bar(label: str) -> Any:
+    """A progress bar over optimizer steps."""
+    return tqdm(total=None, desc=label, unit="step", leave=False, file=Terminal.stream)
+
+
+class Follower:
+    """Reads the files of one training and prints what is new."""
+
+    def __init__(self, label: str, folder: Path, epochs: int, first_step: int) -> None:
+        self.label, self.folder, self.epochs = label, folder, epochs
+        self.first_step = self.printed_step = first_step
+        self.bar: Any = new_bar(label) if Terminal.stream.isatty() else None
+        self.first_seen: tuple[float, int] | None = None
+
+    def look(self) -> None:
+        """One line for each new epoch; the bar to the newest step."""
+        progress = self.read_progress()
+        if progress and self.first_seen is None:
+            self.first_seen = (time.monotonic(), progress["step"])
+        for row in self.new_epochs():
+            say(self.line(row, progress))
+            self.printed_step = row["step"]
+        if self.bar is not None and progress:
+            self.bar.total = progress["steps"]
+            self.bar.update(progress["step"] - self.bar.n)
+
+    def new_epochs(self) -> list[dict[str, Any]]:
+        """Whole lines of metrics.jsonl beyond the last printed step."""
+        try:
+            text = (self.folder / "metrics.jsonl").read_text()
+        except OSError:
+            return []
+        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [row for row in rows if row["step"] > self.printed_step]
+
+    def read_progress(self) -> dict[str, int] | None:
+        """The newest step that rank 0 has told of."""
+        try:
+            return json.loads((self.folder / "progress.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def line(self, row: dict[str, Any], progress: dict[str, int] | None) -> str:
+        """An epoch in one line."""
+        parts = [
+            f"{self.label}: epoch {row['epoch']}/{self.epochs}",
+            f"loss {row['train/loss']:.3f}",
+            f"train error {100 * row['train/error']:.1f} %",
+            f"test error {100 * row['validation/error']:.1f} %",
+            f"{row['samples_per_second']:.0f} images/s",
+            f"data wait {100 * row['data_wait_share']:.0f} %",
+        ]
+        if progress and self.first_seen and row["step"] > self.first_seen[1] and row["step"] < progress["steps"]:
+            since, step = self.first_seen
+            left = (time.monotonic() - since) / (row["step"] - step) * (progress["steps"] - row["step"])
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        return "  ".join(parts)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,146 @@
+"""The stages of a run, in order: search, train, evaluate, report. Each finds what the earlier ones have left."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import ray
+
+from pipeline import checkpoint
+from pipeline.budget import Scale, check_storage, resolve_scale
+from pipeline.config import RunConfig, method_config
+from pipeline.evaluate import evaluate
+from pipeline.order import split_train
+from pipeline.progress import followed, say
+from pipeline.report import write_report
+from pipeline.search import BEST, search, trial_scale, with_setting
+from pipeline.source import Source
+from pipeline.train import CLEAN, Job, fit, search_cells
+
+
+class Run:
+    """One run: its folder, configuration, images, and the cluster that Ray is connected to.
+
+    Raises:
+        ValueError: The cluster cannot hold the run, or does not share its storage.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, train_source: Source, test_source: Source) -> None:
+        self.folder, self.config = folder, config
+        self.train_source, self.test_source = train_source, test_source
+        self.scale: Scale = resolve_scale(config)
+        check_storage(config.storage)
+        self.train_ref, self.test_ref = ray.put(train_source), ray.put(test_source)
+
+    @property
+    def test_samples(self) -> int:
+        """Test images that take part."""
+        limit = self.config.data.test_limit
+        return min(limit, len(self.test_source)) if limit else len(self.test_source)
+
+    def run(self) -> None:
+        """All stages."""
+        if self.config.search.trials and "augmix" in self.config.methods:
+            self.search()
+        self.train()
+        self.evaluate()
+        self.report()
+
+    def search(self) -> None:
+        """Choose width, depth and JSD weight on training images held out."""
+        knobs = self.config.search
+        if not knobs.trials:
+            raise ValueError("search.trials is 0; set how many settings to try")
+        best = search(self.trial_job(), self.folder / "search", say)
+        say(f"search: chose {json.dumps(best)}")
+
+    def trial_job(self) -> Job:
+        """What a trial trains: the training images without the held-out split, judged on that split."""
+        config, knobs = self.config, self.config.search
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=knobs.epochs, max_steps=0))
+        split, held_out = split_train(
+            len(self.train_source),
+            seed=config.seed,
+            limit=config.data.train_limit,
+            holdout_fraction=config.data.holdout_fraction,
+        )
+        return Job(
+            config=config,
+            scale=trial_scale(self.scale),
+            folder=self.folder / "search",
+            source=self.train_ref,
+            split=split,
+            validation_source=self.train_ref,
+            validation_split=held_out,
+            validation_cells=search_cells(knobs.severities),
+            num_classes=len(self.train_source.class_names),
+        )
+
+    def method_job(self, method: str) -> Job:
+        """What the final training of a method trains: all training images; the test images only draw its curve."""
+        config = self.config
+        split, _ = split_train(len(self.train_source), seed=config.seed, limit=config.data.train_limit)
+        tests, _ = split_train(len(self.test_source), seed=0, limit=self.test_samples)
+        return Job(
+            config=method_config(self.chosen(), method),
+            scale=self.scale,
+            folder=self.folder / "train" / method,
+            source=self.train_ref,
+            split=split,
+            validation_source=self.test_ref,
+            validation_split=tests,
+            validation_cells=(CLEAN,),
+            num_classes=len(self.train_source.class_names),
+        )
+
+    def chosen(self) -> RunConfig:
+        """The configuration with what the search has chosen, if it has run."""
+        path = self.folder / "search" / BEST
+        if not path.exists():
+            return self.config
+        best = json.loads(path.read_text())["best"]
+        return with_setting(self.config, best["augmix.width"], best["augmix.depth"], best["train.jsd_weight"])
+
+    def train(self) -> None:
+        """Train every method to the end, each from its last checkpoint."""
+        for method in self.config.methods:
+            job = self.method_job(method)
+            last = checkpoint.last_checkpoint(job.folder)
+            first_step = checkpoint.read_meta(last).step if last else 0
+            if first_step >= job.steps:
+                say(f"{method}: already trained ({last})")
+                continue
+            with followed(method, job.folder, epochs=self.config.train.epochs, first_step=first_step):
+                fit(job)
+
+    def evaluate(self) -> None:
+        """Score the last checkpoint of every method on clean and corrupted test images."""
+        checkpoints: dict[str, Path] = {}
+        for method in self.config.methods:
+            last = checkpoint.last_checkpoint(self.folder / "train" / method)
+            if last is None:
+                raise ValueError(
+                    f"method {method!r} of {str(self.folder)!r} has no checkpoint yet; run the train stage first"
+                )
+            checkpoints[method] = last
+        cells = 1 + len(self.config.evaluate.corruptions) * len(self.config.evaluate.severities)
+        say(f"evaluate: {self.test_samples} images x {cells} cells")
+        evaluate(self.config, self.scale, self.test_ref, self.test_samples, checkpoints, self.folder / "ledger")
+
+    def report(self) -> None:
+        """Write the report and print its table."""
+        table = write_report(self.folder, self.chosen(), self.train_source, len(self.test_source))
+        say(f"\n{table}\n\nreport: {self.folder / 'report.html'}")
+
+
+def first_line(folder: Path, config: RunConfig) -> str:
+    """Return what the command is about to do: a new run, or from where it resumes."""
+    if not folder.exists():
+        return f"new run in {folder}"
+    begun = [last for method in config.methods if (last := checkpoint.last_checkpoint(folder / "train" / method))]
+    if not begun:
+        return f"resuming {folder}"
+    meta = checkpoint.read_meta(begun[-1])
+    if meta.epoch >= config.train.epochs:
+        return f"resuming {folder} after the training of {begun[-1].parent.name}"
+    return f"resuming epoch {meta.epoch + 1}/{config.train.epochs} from {begun[-1]}"

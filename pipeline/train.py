@@ -1,0 +1,397 @@
+"""Training: one loop, under Ray Train, for the final networks and for the trials of the search alike.
+
+`fit` is driver side: it builds the stream from the last checkpoint, starts the workers and returns the last
+checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.data import ExecutionOptions
+from ray.train.torch import TorchTrainer
+from torch import nn
+from torch.nn import functional as F
+
+from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
+from augmix_core.models import build_model
+from augmix_core.philox import Purpose, words
+from pipeline import checkpoint
+from pipeline.augment import plan_stream, training_rows
+from pipeline.blocks import opened_source
+from pipeline.budget import Scale
+from pipeline.config import RunConfig
+from pipeline.decode import evaluation_images, reason_unreadable
+from pipeline.order import Split, total_steps
+from pipeline.predict import predict, to_input
+
+TRAIN_LABEL = {"augmix.io/role": "train"}
+CHECKPOINTS_KEPT = 2
+CONTROLLER_FAILURES = 5
+VALIDATION_BATCH = 500
+SECONDS_BETWEEN_PROGRESS = 1.0
+CLEAN = ("clean", 0)
+STEP_DROP = 0.1  # the step schedule: a tenth after every third of the epochs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what, on which samples, judged on which, into which folder."""
+
+    config: RunConfig
+    scale: Scale
+    folder: Path
+    """`<storage path>/<name>`, where Ray Train keeps the checkpoints."""
+    source: ray.ObjectRef
+    split: Split
+    validation_source: ray.ObjectRef
+    validation_split: Split
+    validation_cells: tuple[tuple[str, int], ...]
+    """(corruption, severity) pairs that every epoch is judged on; CLEAN for the images as they are."""
+    num_classes: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        train = self.config.train
+        steps = total_steps(self.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
+        if steps < 1:
+            raise ValueError(
+                f"train.global_batch_size {train.global_batch_size} is above train.epochs {train.epochs} x "
+                f"{self.split.size} images; there is no step to take"
+            )
+        return min(steps, train.max_steps) if train.max_steps else steps
+
+    def epochs_behind(self, step: int) -> int:
+        """Epochs that end within the first `step` steps; the last step ends the last one, a rest of a batch early."""
+        batch, last = self.config.train.global_batch_size, self.steps
+        return -(-step * batch // self.split.size) if step == last else step * batch // self.split.size
+
+
+def search_cells(severities: Sequence[int]) -> tuple[tuple[str, int], ...]:
+    """What a trial is judged on: the extra corruptions, none of which is among the test corruptions."""
+    return tuple((name, severity) for name in EXTRA_CORRUPTIONS for severity in severities)
+
+
+def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
+    """Train to the end, from the last checkpoint if there is one, and return the final checkpoint's folder.
+
+    Raises:
+        ray.train.TrainingFailedError: The workers failed more often than scale.max_failures.
+    """
+    last = checkpoint.last_checkpoint(job.folder)
+    if last is not None and checkpoint.read_meta(last).step >= job.steps:
+        return last
+    config, scale = job.config, job.scale
+
+    def stream() -> ray.data.Dataset:
+        """Runs in the controller at every start of the worker group."""
+        found = checkpoint.last_checkpoint(job.folder)
+        first = checkpoint.read_meta(found).step if found else 0
+        plan = plan_stream(config, first_step=first, last_step=job.steps, num_workers=scale.num_workers)
+        return training_rows(plan, job.source, job.split, config)
+
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scale.num_workers,
+            use_gpu=scale.use_gpu,
+            resources_per_worker={"CPU": config.scale.worker_cpus} | ({"GPU": 1} if scale.use_gpu else {}),
+            label_selector=TRAIN_LABEL if config.scale.use_labels else None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.folder.name,
+            storage_path=str(job.folder.parent),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.scale.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            callbacks=list(callbacks),
+        ),
+        datasets={"train": stream},
+        dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+    )
+    trainer.fit()
+    final = checkpoint.last_checkpoint(job.folder)
+    assert final is not None
+    assert checkpoint.read_meta(final).step >= job.steps
+    return final
+
+
+def train_loop(loop_config: dict[str, Any]) -> None:
+    """What every training worker runs."""
+    job: Job = loop_config["job"]
+    config = job.config
+    rank = ray.train.get_context().get_world_rank()
+    device = ray.train.torch.get_device()
+    torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
+    torch.manual_seed(torch_seed(config.seed, 0, 0))  # the same weights on every rank
+    model = build_model(config.model.name, job.num_classes).to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config)
+    step = resume(model, optimizer)
+    distributed = ray.train.torch.prepare_model(model)
+    journal = Journal(job, rank, step)
+    epoch_sums = torch.zeros(4, dtype=torch.float64)
+    skipped: set[int] = set()
+
+    for rows in journal.timed(steps_of(job, step)):
+        torch.manual_seed(torch_seed(config.seed, step, rank))  # dropout and the like, keyed by the step
+        set_learning_rate(optimizer, learning_rate(step, job))
+        loss, parts = loss_of(distributed, rows, job, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        epoch_sums += parts
+        skipped.update(rows["requested_id"][rows["requested_id"] != rows["sample_id"]].tolist())
+        step += 1
+        journal.progress(step)
+        epoch, before = job.epochs_behind(step), job.epochs_behind(step - 1)
+        if epoch > before or step == job.steps:
+            share_buffers(model)
+            metrics = summed_metrics(epoch_sums, config, device) | validate(model, job, rank, device)
+            if not math.isfinite(metrics["train/loss"]):
+                raise FloatingPointError(
+                    f"the loss is {metrics['train/loss']} at step {step}; "
+                    f"lower train.learning_rate {config.train.learning_rate}"
+                )
+            metrics |= {"epoch": epoch, "step": step, "train/learning_rate": learning_rate(step - 1, job)}
+            skipped = all_skipped(skipped)
+            journal.epoch(metrics, skipped)
+            report(job, model, optimizer, metrics, rank)
+            epoch_sums.zero_()
+            skipped = set()
+
+
+def loss_of(
+    model: nn.Module, rows: Mapping[str, torch.Tensor], job: Job, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the clean view + jsd_weight x consistency of all views, in one joint forward pass.
+
+    Returns:
+        (scalar loss, float64 (4,) sums over the batch: cross-entropy, consistency, wrong answers, samples).
+    """
+    views_BVHWC = rows["views"].to(device, non_blocking=True)
+    labels = rows["label"].to(device)
+    batch, views = views_BVHWC.shape[:2]
+    images = views_BVHWC.transpose(0, 1).reshape(views * batch, *views_BVHWC.shape[2:])
+    logits_VBC = model(to_input(images, job.config.data)).float().view(views, batch, -1)
+    cross_entropy = F.cross_entropy(logits_VBC[0], labels)
+    loss, consistency = cross_entropy, torch.zeros((), device=device)
+    if views > 1:
+        consistency = consistency_loss(logits_VBC)
+        loss = cross_entropy + job.config.train.jsd_weight * consistency
+    wrong = (logits_VBC[0].argmax(dim=1) != labels).sum()
+    parts = torch.stack([cross_entropy.detach() * batch, consistency.detach() * batch, wrong]).double().cpu()
+    return loss, torch.cat([parts, torch.tensor([batch], dtype=torch.float64)])
+
+
+def torch_seed(seed: int, step: int, rank: int) -> int:
+    """Return what torch's generator is seeded with before a step."""
+    low, high = words(step, seed=seed, purpose=Purpose.MODEL, block=rank)[:2].tolist()
+    return high << 32 | low
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
+    """SGD as the paper trains: momentum and weight decay on every parameter."""
+    train = config.train
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=train.learning_rate,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        weight_decay=train.weight_decay,
+    )
+
+
+def learning_rate(step: int, job: Job) -> float:
+    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs."""
+    train = job.config.train
+    steps = total_steps(job.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
+    if train.schedule == "cosine":
+        rise = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * rise
+    third = max(1, train.epochs // 3)
+    return train.learning_rate * STEP_DROP ** (step * train.global_batch_size // job.split.size // third)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """For all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
+    """This rank's rows of each step that is left."""
+    shard = ray.train.get_dataset_shard("train")
+    rank_rows = job.config.train.global_batch_size // job.scale.num_workers
+    batches = shard.iter_torch_batches(batch_size=rank_rows, prefetch_batches=2, device="cpu")
+    for _, rows in zip(range(first_step, job.steps), batches, strict=False):
+        yield rows
+
+
+def resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore the last checkpoint, if there is one, and return the step to go on from."""
+    last = ray.train.get_checkpoint()
+    if last is None:
+        return 0
+    with last.as_directory() as folder:
+        return checkpoint.load_training(Path(folder), model, optimizer).step
+
+
+def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], rank: int) -> None:
+    """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
+    with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
+        saved = None
+        if folder is not None:
+            config = job.config
+            meta = checkpoint.Meta(
+                metrics["step"], metrics["epoch"], config.model.name, job.num_classes, asdict(config.data)
+            )
+            checkpoint.save(Path(folder), model, optimizer, meta)
+            saved = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=checkpoint.name_of(metrics["step"]))
+
+
+def validate(model: nn.Module, job: Job, rank: int, device: torch.device) -> dict[str, float]:
+    """Error over the validation cells: every image once, shared between ranks, integer counts summed.
+
+    `validation/error` is the mean over cells; an unreadable image is left out.
+    """
+    model.eval()
+    source, cells = opened_source(job.validation_source), job.validation_cells
+    wrong, seen = torch.zeros(len(cells), dtype=torch.int64), torch.zeros(len(cells), dtype=torch.int64)
+    members = np.arange(rank, job.validation_split.size, job.scale.num_workers)
+    for start in range(0, len(members), VALIDATION_BATCH):
+        ids = job.validation_split.sample_ids(members[start : start + VALIDATION_BATCH])
+        images, true_labels, valid = evaluation_images(source, ids, job.config.data)
+        images, ids, labels = images[valid], ids[valid], torch.from_numpy(true_labels[valid])
+        for n, (name, severity) in enumerate(cells):
+            shown = (
+                images
+                if (name, severity) == CLEAN
+                else corrupt(images, name, severity=severity, sample_ids=ids, seed=job.config.seed)
+            )
+            answers = predict(model, torch.from_numpy(shown), job.config.data).argmax(dim=1).cpu()
+            wrong[n] += torch.ne(answers, labels).sum()
+            seen[n] += len(labels)
+    model.train()
+    totals = summed(torch.stack([wrong, seen]), device)
+    return {"validation/error": float((totals[0] / totals[1].clamp(min=1)).mean())}
+
+
+def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The sum over ranks, on the CPU."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values.clone()
+    on_device = values.to(device)
+    dist.all_reduce(on_device)
+    return on_device.cpu()
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the batch-norm statistics of rank 0, which are the ones a checkpoint keeps."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def summed_metrics(sums: torch.Tensor, config: RunConfig, device: torch.device) -> dict[str, float]:
+    """Means over the samples that all ranks have trained on since the last report."""
+    cross_entropy, consistency, wrong, samples = summed(sums, device).tolist()
+    return {
+        "train/loss": (cross_entropy + config.train.jsd_weight * consistency) / samples,
+        "train/cross_entropy": cross_entropy / samples,
+        "train/consistency": consistency / samples,
+        "train/error": wrong / samples,
+    }
+
+
+def all_skipped(skipped: set[int]) -> set[int]:
+    """The union over ranks of the samples that could not be decoded."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return skipped
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, skipped)
+    return set().union(*gathered)
+
+
+class Journal:
+    """What a training leaves for people, by rank 0: metrics.jsonl by epoch, progress.json by second, skipped.jsonl."""
+
+    def __init__(self, job: Job, rank: int, step: int) -> None:
+        self.job, self.rank = job, rank
+        self.folder = job.folder
+        self.listed: set[int] = set()
+        self.waited = self.started = 0.0
+        self.written = 0.0
+        self.epoch_step = step
+        self.epoch_start = time.perf_counter()
+        if rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.forget_after(step)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that a crash has undone."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept))
+
+    def timed(self, batches: Iterator[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Pass batches on and count how long the loop waited for them."""
+        while True:
+            asked = time.perf_counter()
+            rows = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if rows is None:
+                return
+            yield rows
+
+    def progress(self, step: int) -> None:
+        """At most once a second, say how far the training is."""
+        now = time.time()
+        if self.rank == 0 and now - self.written >= SECONDS_BETWEEN_PROGRESS:
+            self.written = now
+            write_atomically(self.folder / "progress.json", json.dumps({"step": step, "steps": self.job.steps}))
+
+    def epoch(self, metrics: dict[str, Any], skipped: set[int]) -> None:
+        """Add throughput to the metrics and write their line."""
+        seconds = time.perf_counter() - self.epoch_start
+        samples = (metrics["step"] - self.epoch_step) * self.job.config.train.global_batch_size
+        metrics |= {"samples_per_second": samples / seconds, "data_wait_share": self.waited / seconds}
+        if self.rank == 0:
+            with (self.folder / "metrics.jsonl").open("a") as lines:
+                lines.write(json.dumps(metrics) + "\n")
+            self.list_skipped(skipped)
+        self.waited, self.epoch_step, self.epoch_start = 0.0, metrics["step"], time.perf_counter()
+
+    def list_skipped(self, skipped: set[int]) -> None:
+        """Name each sample that was replaced, and why."""
+        source = opened_source(self.job.source)
+        with (self.folder / "skipped.jsonl").open("a") as lines:
+            for sample_id in sorted(skipped - self.listed):
+                reason = reason_unreadable(source, sample_id, self.job.config.data)
+                lines.write(
+                    json.dumps({"sample_id": sample_id, "file": source.describe(sample_id), "reason": reason}) + "\n"
+                )
+        self.listed |= skipped
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old text or the new one."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)

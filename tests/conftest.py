@@ -1,0 +1,57 @@
+"""Fixtures: one Ray start for all tests that kill nothing, and images that are never square."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """(24, 40, 3): natural enough to have structure, and not square."""
+    return natural(1, 24, 40)[0]
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return natural(5, 24, 40)
+
+
+def natural(count: int, height: int, width: int) -> np.ndarray:
+    """Smooth random colours with some noise and edges."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[0:height, 0:width] / 10
+    waves = [np.sin(a * x + b * y + c) for a, b, c in rng.normal(size=(count * 3, 3))]
+    smooth = np.stack(waves).reshape(count, 3, height, width).transpose(0, 2, 3, 1)
+    return np.clip(127 + 90 * smooth + rng.normal(scale=12, size=smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """Ray on this machine, with four declared CPUs so that nothing waits for a place."""
+    import ray
+
+    ray.init(num_cpus=4, log_to_driver=False, include_dashboard=True, dashboard_port=0)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def real_cifar10() -> Path:
+    folder = SHARED / "cifar10"
+    if not folder.is_dir():
+        pytest.skip("real CIFAR-10 is not beside this checkout (../shared/data/cifar10)")
+    return folder
+
+
+@pytest.fixture
+def real_imagenet() -> Path:
+    folder = SHARED / "imagenet-sample"
+    if not folder.is_dir():
+        pytest.skip("the ImageNet sample is not beside this checkout (../shared/data/imagenet-sample)")
+    return folder

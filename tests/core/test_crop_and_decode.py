@@ -1,0 +1,100 @@
+"""Crops, and image files to RGB."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from augmix_core import decode
+from augmix_core.crop import choose_box, draw_crops, pad_and_crop, random_resized_crop, resize_and_center_crop
+from augmix_core.decode import decode_rgb
+from tests.conftest import natural
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_crops_are_keyed_by_seed_epoch_and_sample_only():
+    drawn = draw_crops([4, 5], epoch=[1, 2], seed=3)
+    assert (drawn[1] == draw_crops([5], epoch=2, seed=3)[0]).all()
+    assert (drawn[1] != draw_crops([5], epoch=1, seed=3)[0]).any()
+
+
+def test_pad_and_crop_shifts_by_at_most_the_padding_and_covers_all_offsets(image):
+    marked = np.zeros_like(image)
+    marked[12, 20] = 255
+    offsets = set()
+    for drawn in draw_crops(np.arange(2000), epoch=0, seed=0):
+        (y,), (x,) = np.nonzero(pad_and_crop(marked, drawn, padding=4, flip=False)[..., 0])
+        offsets.add((int(y) - 12, int(x) - 20))
+    assert offsets == {(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5)}
+
+
+def test_half_of_the_images_are_flipped(image):
+    drawn = draw_crops(np.arange(1000), epoch=0, seed=0)
+    flipped = [(pad_and_crop(image, d, padding=0, flip=True) == image[:, ::-1]).all() for d in drawn]
+    assert 430 < sum(flipped) < 570
+    assert all((pad_and_crop(image, d, padding=0, flip=False) == image).all() for d in drawn[:20])
+
+
+@pytest.mark.parametrize("size", [(24, 40), (500, 375), (10, 400), (1, 1)])
+def test_random_boxes_lie_inside_and_keep_area_and_aspect(size):
+    for drawn in draw_crops(np.arange(200), epoch=0, seed=0):
+        left, top, right, bottom = choose_box(*size, drawn[1:])
+        assert 0 <= left < right <= size[1]
+        assert 0 <= top < bottom <= size[0]
+        if size == (500, 375):
+            share, aspect = (right - left) * (bottom - top) / (500 * 375), (right - left) / (bottom - top)
+            assert 0.078 < share <= 1
+            assert 0.74 < aspect < 1.35
+
+
+def test_random_resized_crop_has_pillows_bits():
+    (image,) = natural(1, 90, 130)
+    (drawn,) = draw_crops([9], epoch=0, seed=0)
+    left, top, right, bottom = choose_box(90, 130, drawn[1:])
+    wanted = Image.fromarray(image).crop((left, top, right, bottom)).resize((56, 56), Image.BILINEAR)
+    assert (random_resized_crop(image, drawn, size=56, flip=False) == np.asarray(wanted)).all()
+
+
+def test_resize_and_center_crop_equals_torchvision():
+    transforms = pytest.importorskip("torchvision.transforms")
+    (image,) = natural(1, 97, 131)
+    both = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(56)])
+    assert (resize_and_center_crop(image, resize=64, size=56) == np.asarray(both(Image.fromarray(image)))).all()
+
+
+def test_every_colour_mode_comes_out_as_rgb(image):
+    rgb = Image.fromarray(image)
+    for kind, mode in [("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "1"), ("JPEG", "L"), ("JPEG", "CMYK")]:
+        decoded = decode_rgb(encode(rgb.convert(mode), kind))
+        assert decoded.shape == image.shape, (kind, mode)
+        assert decoded.dtype == np.uint8
+    assert (decode_rgb(encode(rgb, "PNG")) == image).all()
+
+
+def test_jpegs_have_pillows_pixels_on_both_paths(image, monkeypatch):
+    for options in ({"quality": 75}, {"quality": 95, "subsampling": 0}, {"quality": 30, "progressive": True}):
+        encoded = encode(Image.fromarray(image), "JPEG", **options)
+        wanted = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        assert (decode_rgb(encoded) == wanted).all()
+        with monkeypatch.context() as without:
+            without.setattr(decode, "simplejpeg", None)
+            assert (decode_rgb(encoded) == wanted).all()
+
+
+def test_broken_files_are_refused_with_the_reason(image):
+    jpeg = encode(Image.fromarray(natural(1, 64, 64)[0]), "JPEG")
+    for broken in (b"", b"no image at all", jpeg[:40], jpeg[: len(jpeg) // 2], encode(Image.fromarray(image), "GIF")):
+        with pytest.raises(ValueError, match="not a readable JPEG or PNG"):
+            decode_rgb(broken)
+
+
+def test_decompression_bombs_are_refused(image, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 24 * 40 - 1)
+    with pytest.raises(ValueError, match="claims 40x24 pixels"):
+        decode_rgb(encode(Image.fromarray(image), "PNG"))
