@@ -227,7 +227,7 @@ class ScaleConfig:
     evaluation_batch_size: int = 250
     """Images in one forward pass of evaluation."""
     use_labels: bool = False
-    """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, as cluster.yaml has them."""
+    """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, see cluster.yaml."""
     max_failures: int = 3
     """Restarts of the training workers after a crash before the run gives up."""
 
@@ -262,7 +262,7 @@ class RunConfig:
     name: str = ""
     """Folder of the run below storage; when empty: recipe, model and a hash of what decides the result."""
     storage: str = field(default_factory=default_storage)
-    """Absolute folder that holds all runs, shared by all nodes; $AUGMIX_STORAGE overrides the default."""
+    """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
     seed: int = 0
     """Decides every random number of the run: order, crops, plans, weights, search, corruptions."""
     methods: tuple[Literal["standard", "augmix"], ...] = ("standard", "augmix")

@@ -143,7 +143,7 @@ def notes(metrics: dict[str, Any]) -> list[str]:
     if metrics["search"]:
         best = metrics["search"]["best"]
         found.append(
-            f"The search tried {len(metrics['search']['trials'])} settings on held-out training images; it chose {best}."
+            f"The search tried {len(metrics['search']['trials'])} settings on held-out images of training: {best}."
         )
     for line in metrics["skipped"]["train"]:
         found.append(f"Skipped in training ({line['method']}): {line['file']}: {line['reason']}.")
