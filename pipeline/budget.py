@@ -31,7 +31,9 @@ def resolve_scale(config: RunConfig) -> Scale:
     """
     cluster = ray.cluster_resources()
     gpus = int(cluster.get("GPU", 0))
-    use_gpu = config.scale.use_gpu and gpus > 0
+    use_gpu = config.scale.use_gpu and (gpus > 0 or config.scale.use_labels)
+    if config.scale.use_labels and not config.scale.num_workers:
+        raise ValueError("scale.num_workers is 0; with scale.use_labels say how many, as nodes may be yet to come")
     workers = config.scale.num_workers or (gpus if use_gpu else DEFAULT_CPU_WORKERS)
     if config.train.global_batch_size % workers:
         raise ValueError(

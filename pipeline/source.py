@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
@@ -245,7 +246,7 @@ def read_columns(file: Path) -> pa.Table:
         raise ValueError(f"{file} is not a readable parquet file: {error}") from error
     if table["label"].null_count:
         raise ValueError(f"{file} has {table['label'].null_count} rows without a label; correct or remove them")
-    flat = [pa.compute.struct_field(chunk, "bytes") for chunk in table["image"].chunks]
+    flat = [pc.struct_field(chunk, "bytes") for chunk in table["image"].chunks]
     return pa.table({"bytes": pa.chunked_array(flat, pa.binary()), "label": table["label"]})
 
 

@@ -1,0 +1,69 @@
+"""Rows to clean images: crops by key, broken samples replaced in training and left out in evaluation."""
+
+import numpy as np
+import pytest
+
+from pipeline.config import DataConfig
+from pipeline.decode import evaluation_images, reason_unreadable, training_images
+from pipeline.order import Split
+from pipeline.source import open_folder
+from tests.pipeline.fixtures import imagenet_tree
+
+IMAGENET = DataConfig(name="imagenet", image_size=56, crop="random_resized", flip=True)
+
+
+@pytest.fixture
+def source(tmp_path):
+    imagenet_tree(tmp_path)
+    return open_folder(tmp_path / "train", ("n01", "n02"))
+
+
+def whole(source):
+    return Split(total=len(source), start=0, size=len(source), seed=0)
+
+
+def test_rows_do_not_depend_on_the_batch(source):
+    positions = np.arange(12)
+    batch = training_images(source, whole(source), positions, IMAGENET, seed=0)
+    assert batch["image"].shape == (12, 56, 56, 3)
+    assert batch["epoch"].tolist() == [0] * 6 + [1] * 6
+    for k in positions:
+        alone = training_images(source, whole(source), positions[k : k + 1], IMAGENET, seed=0)
+        assert all((alone[column][0] == batch[column][k]).all() for column in batch)
+
+
+def test_a_broken_sample_is_replaced_by_the_next_of_its_epoch(source, tmp_path):
+    before = training_images(source, whole(source), np.arange(6), IMAGENET, seed=0)
+    (tmp_path / "train" / "n02" / "1.JPEG").write_bytes(b"no image")
+    after = training_images(source, whole(source), np.arange(6), IMAGENET, seed=0)
+    broken = 4
+    (at,) = np.flatnonzero(before["sample_id"] == broken)
+    following = (at + 1) % 6
+    assert after["requested_id"].tolist() == before["sample_id"].tolist()
+    assert after["sample_id"][at] == before["sample_id"][following]
+    assert (after["image"][at] == before["image"][following]).all()
+    assert after["label"][at] == before["label"][following]
+    others = np.arange(6) != at
+    assert (after["image"][others] == before["image"][others]).all()
+    assert "not a readable JPEG or PNG" in reason_unreadable(source, broken, IMAGENET)
+    assert reason_unreadable(source, 0, IMAGENET) == ""
+
+
+def test_a_source_of_nothing_but_broken_files_is_an_error_that_names_one(source, tmp_path):
+    for file in tmp_path.glob("train/*/*"):
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"100 images in a row cannot be read, the last .*JPEG"):
+        training_images(source, whole(source), np.arange(2), IMAGENET, seed=0)
+
+
+def test_evaluation_marks_broken_samples_and_keeps_the_others(source, tmp_path):
+    (tmp_path / "train" / "n01" / "1.JPEG").write_bytes(b"")
+    images, labels, valid = evaluation_images(source, np.arange(6), IMAGENET)
+    assert valid.tolist() == [True, False, True, True, True, True]
+    assert images.shape == (6, 56, 56, 3)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_an_image_of_another_size_is_refused_where_nothing_resizes(source):
+    config = DataConfig(name="imagenet", image_size=56)
+    assert reason_unreadable(source, 0, config) == "is 130x90 pixels; data.image_size 56 takes 56x56"

@@ -1,0 +1,169 @@
+"""Sources in their true layouts, and what they refuse."""
+
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from augmix_core.decode import decode_rgb
+from pipeline.config import DataConfig
+from pipeline.source import open_folder, open_parquet, open_source
+from tests.conftest import natural
+from tests.pipeline.fixtures import imagenet_tree, parquet_rows, write_cifar_parquet
+
+
+def test_digits_are_real_labelled_and_split_without_overlap():
+    train, test = open_source(DataConfig(), train=True), open_source(DataConfig(), train=False)
+    assert (len(train), len(test)) == (1348, 449)
+    assert train.class_names == tuple("0123456789")
+    images, labels = train.read([0, 5, 1347])
+    assert images[0].shape == (32, 32, 3) and images[0].dtype == np.uint8
+    assert set(np.unique(train.labels)) == set(range(10)) and labels.tolist() == train.labels[[0, 5, 1347]].tolist()
+    seen = {image.tobytes() for image in train.images}
+    assert sum(image.tobytes() in seen for image in test.images) < 3  # hardly a digit is written twice alike
+
+
+def test_parquet_files_are_read_in_the_hugging_face_schema(tmp_path):
+    write_cifar_parquet(tmp_path, train=30, test=10, files=3)
+    config = DataConfig(name="cifar10", path=str(tmp_path))
+    train = open_source(config, train=True)
+    assert (len(train), len(open_source(config, train=False))) == (30, 10)
+    assert train.class_names[3] == "cat"
+    images, labels = train.read([29, 0])
+    assert decode_rgb(images[0]).shape == (32, 32, 3)
+    assert labels.tolist() == [29 % 10, 0]
+    assert train.describe(29).endswith("train-00002-of-00003.parquet row 9")
+
+
+def test_real_cifar10_has_its_sizes_and_classes(real_cifar10):
+    config = DataConfig(name="cifar10", path=str(real_cifar10))
+    train, test = open_source(config, train=True), open_source(config, train=False)
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert np.bincount(train.labels).tolist() == [5000] * 10
+    assert train.class_names[0] == "airplane"
+    assert decode_rgb(train.read([49_999])[0][0]).shape == (32, 32, 3)
+
+
+def test_torchvisions_files_are_read(tmp_path, monkeypatch):
+    """Five pickled batches and a test batch, as the published archive has them; only their checksums are not ours."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = natural(6, 32, 32)
+    for n, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        batch = {"data": pixels[n].transpose(2, 0, 1).reshape(1, -1), "labels": [n]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    train = open_source(DataConfig(name="cifar10", path=str(tmp_path)), train=True)
+    assert (train.read([3])[0][0] == pixels[3]).all()
+    assert train.class_names == tuple("abcdefghij")
+
+
+def test_torchvisions_damaged_files_are_refused_before_they_are_unpickled(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"evil")
+    with pytest.raises(ValueError, match="cannot be used"):
+        open_source(DataConfig(name="cifar10", path=str(tmp_path)), train=True)
+
+
+@pytest.mark.parametrize("below", ["", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC"])
+def test_an_ilsvrc_tree_is_found_where_it_is_published(tmp_path, below):
+    imagenet_tree(tmp_path / below)
+    config = DataConfig(name="imagenet", path=str(tmp_path))
+    train, val = open_source(config, train=True), open_source(config, train=False)
+    assert train.class_names == val.class_names == ("n01", "n02")
+    assert (len(train), len(val)) == (6, 2)
+    images, labels = train.read([0, 5])
+    assert labels.tolist() == [0, 1]
+    assert decode_rgb(images[1]).shape == (90, 130, 3)
+
+
+def test_a_digest_changes_with_the_images(tmp_path):
+    write_cifar_parquet(tmp_path / "a", train=30, test=10, files=3)
+    write_cifar_parquet(tmp_path / "b", train=33, test=10, files=3)
+    a, again, b = (open_source(DataConfig(name="cifar10", path=str(tmp_path / n)), train=True) for n in "aab")
+    assert a.digest == again.digest != b.digest
+
+
+class TestRefusals:
+    """Each is a ValueError of one line that names the place, the rule and the remedy."""
+
+    def refused(self, call, *parts):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011
+            call()
+        message = str(refusal.value)
+        assert "\n" not in message
+        for part in parts:
+            assert part in message
+
+    def test_no_path(self):
+        self.refused(lambda: open_source(DataConfig(name="imagenet"), train=True), "--data.path", "jobs/digits.py")
+
+    def test_a_path_that_is_not_there(self):
+        config = DataConfig(name="cifar10", path="/not/there")
+        self.refused(lambda: open_source(config, train=True), "'/not/there' is not a folder")
+
+    def test_an_empty_folder(self, tmp_path):
+        for name, parts in (("cifar10", ("found: nothing", "--data.download")), ("imagenet", ("no folder train/",))):
+            config = DataConfig(name=name, path=str(tmp_path))
+            self.refused(lambda config=config: open_source(config, train=True), *parts)
+
+    def test_class_folders_without_images(self, tmp_path):
+        (tmp_path / "train" / "n01").mkdir(parents=True)
+        config = DataConfig(name="imagenet", path=str(tmp_path))
+        self.refused(lambda: open_source(config, train=True), "no image in them")
+
+    def test_a_validation_class_that_training_has_not(self, tmp_path):
+        imagenet_tree(tmp_path)
+        (tmp_path / "val" / "n99").mkdir()
+        self.refused(lambda: open_folder(tmp_path / "val", ("n01", "n02")), "'n99'")
+
+    def test_parquet_without_the_columns(self, tmp_path):
+        file = tmp_path / "train-0.parquet"
+        pq.write_table(pa.table({"img": [b""], "label": [1]}), file)
+        self.refused(lambda: open_parquet([file], classes=10), str(file), "no column 'image'", "img")
+
+    def test_parquet_with_other_types(self, tmp_path):
+        file = tmp_path / "train-0.parquet"
+        pq.write_table(pa.table({"image": ["path"], "label": [1]}), file)
+        self.refused(lambda: open_parquet([file], classes=10), "image: string", "struct<bytes")
+
+    @pytest.mark.parametrize("label", [10, -1])
+    def test_a_label_out_of_range(self, tmp_path, label):
+        file = tmp_path / "train-0.parquet"
+        pq.write_table(parquet_rows(natural(3, 32, 32), [0, label, 2]), file)
+        self.refused(lambda: open_parquet([file], classes=10), f"row 1 has label {label}", "from 0 to 9")
+
+    def test_a_missing_label(self, tmp_path):
+        file = tmp_path / "train-0.parquet"
+        pq.write_table(parquet_rows(natural(2, 32, 32), [0, None]), file)
+        self.refused(lambda: open_parquet([file], classes=10), "1 rows without a label")
+
+    def test_a_file_that_is_no_parquet(self, tmp_path):
+        file = tmp_path / "train-0.parquet"
+        file.write_bytes(b"not at all")
+        self.refused(lambda: open_parquet([file], classes=10), "not a readable parquet file")
+
+
+def test_foreign_metadata_does_not_break_the_class_names(tmp_path):
+    file = tmp_path / "train-0.parquet"
+    table = parquet_rows(natural(1, 32, 32), [0])
+    for metadata in (b"no json", json.dumps({"info": None}).encode(), json.dumps([1]).encode()):
+        pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), file)
+        assert open_parquet([file], classes=10).class_names == tuple("0123456789")
+
+
+def test_a_file_that_vanishes_reads_as_nothing_and_is_left_to_the_decoder(tmp_path):
+    imagenet_tree(tmp_path)
+    source = open_folder(tmp_path / "train", ("n01", "n02"))
+    (tmp_path / "train" / "n01" / "0.JPEG").unlink()
+    assert source.read([0])[0] == [b""]
+    assert Image.open(source.describe(1)).size == (130, 90)
