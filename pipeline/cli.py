@@ -75,6 +75,9 @@ def recipe_of(arguments: Sequence[str], recipes: Mapping[str, RunConfig]) -> str
 def run(stage: Stage, recipe: str, config: RunConfig) -> None:
     """Open the images, connect to Ray, and go through a stage or through all of them."""
     check_packages()
+    from augmix_core.models import check_model_name  # loads torch, so not at the top
+
+    check_model_name(config.model.name)
     train_source, test_source = open_source(config.data, train=True), open_source(config.data, train=False)
     if train_source.class_names != test_source.class_names:
         raise ValueError(

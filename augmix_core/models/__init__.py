@@ -24,8 +24,18 @@ def build_model(name: str, num_classes: int) -> nn.Module:
         ValueError: The name is neither ours nor torchvision's; the nearest one is named.
         ImportError: A torchvision name without torchvision.
     """
+    check_model_name(name)
     if name in OURS:
         return OURS[name](num_classes)
+    from torchvision import models
+
+    return models.get_model(name, weights=None, num_classes=num_classes)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that `build_model` does not know, without building anything."""
+    if name in OURS:
+        return
     try:
         from torchvision import models
     except ImportError as error:
@@ -33,4 +43,3 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"model.name {name!r} is unknown; {did_you_mean(name, [*OURS, *known])}")
-    return models.get_model(name, weights=None, num_classes=num_classes)

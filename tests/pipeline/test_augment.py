@@ -1,0 +1,69 @@
+"""The training stream on Ray Data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from augmix_core import AugMixConfig
+from pipeline.augment import plan_stream, rows_of, training_rows
+from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.order import Split
+from pipeline.source import open_source
+
+CONFIG = RunConfig(train=TrainConfig(global_batch_size=12), augmix=AugMixConfig(views=2))
+LAYOUTS = [(1, 1, 1), (1, 4, 8), (2, 1, 2), (2, 3, 3), (3, 2, 6)]
+
+
+def plan_of(num_workers, steps_a_block, steps_a_task, first=0, last=7):
+    plan = plan_stream(CONFIG, first_step=first, last_step=last, num_workers=num_workers)
+    return dataclasses.replace(plan, steps_a_block=steps_a_block, steps_a_task=steps_a_task)
+
+
+def steps_by_rank(plan):
+    """positions[rank] in the order that the rank receives them: block b goes to rank b mod W."""
+    blocks = [block for task in plan.tasks() for block in plan.blocks(task)]
+    return [np.concatenate(blocks[rank :: plan.num_workers]) for rank in range(plan.num_workers)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("first", [0, 5])
+def test_global_batch_s_is_the_same_positions_for_every_layout(layout, first):
+    plan = plan_of(*layout, first=first)
+    by_rank = steps_by_rank(plan)
+    rank_rows = 12 // plan.num_workers
+    for step in range(first, 7):
+        at = (step - first) * rank_rows
+        batch = np.concatenate([positions[at : at + rank_rows] for positions in by_rank])
+        assert batch.tolist() == list(range(12 * step, 12 * (step + 1)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_blocks_have_the_same_length(layout):
+    plan = plan_of(*layout)
+    assert len({len(block) for task in plan.tasks() for block in plan.blocks(task)}) == 1
+
+
+def test_tasks_take_seconds_and_stay_few():
+    small = plan_stream(RunConfig(), first_step=0, last_step=100, num_workers=2)
+    assert 8 <= small.steps_a_task <= 64 and small.steps_a_block > 1
+    large = RunConfig(data=DataConfig(image_size=224), train=TrainConfig(global_batch_size=256))
+    plan = plan_stream(large, first_step=0, last_step=450_000, num_workers=8)
+    assert plan.steps_a_block == 1 and len(plan.tasks()) <= 5000
+
+
+@pytest.mark.parametrize("layout", [(1, 4, 8), (2, 1, 2), (3, 2, 6)])
+def test_rows_through_ray_equal_rows_made_here(ray_local, layout):
+    import ray
+
+    source = open_source(DataConfig(), train=True)
+    split = Split(total=len(source), start=0, size=40, seed=0)  # 84 positions straddle two epochs
+    plan = plan_of(*layout)
+    made = training_rows(plan, ray.put(source), split, CONFIG)
+    made.context.execution_options.preserve_order = True
+    received = list(made.iter_batches(batch_size=None, batch_format="numpy"))
+    expected = [rows_of(source, split, block, CONFIG) for task in plan.tasks() for block in plan.blocks(task)]
+    assert [len(block["views"]) for block in received] == [len(block["views"]) for block in expected]
+    for ours, theirs in zip(received, expected, strict=True):
+        assert all((ours[column] == theirs[column]).all() for column in theirs)
+        assert ours["views"].dtype == np.uint8

@@ -1,0 +1,227 @@
+"""Training: the step against a hand-written loop, the schedules, and exact resume after a kill."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from augmix_core import AugMixConfig, augmix
+from augmix_core.models import build_model
+from pipeline import checkpoint
+from pipeline.budget import Scale
+from pipeline.config import DataConfig, RunConfig, TrainConfig, method_config
+from pipeline.order import split_train
+from pipeline.source import open_source
+from pipeline.train import CLEAN, Job, build_optimizer, fit, learning_rate, loss_of, seed_torch, set_learning_rate
+
+CONFIG = RunConfig(
+    data=DataConfig(train_limit=192),
+    train=TrainConfig(epochs=3, global_batch_size=32),
+    augmix=AugMixConfig(views=3),
+)
+
+
+def job_in(folder: Path, config: RunConfig = CONFIG, *, workers: int = 2, put=ray.put) -> Job:
+    train, test = open_source(config.data, train=True), open_source(config.data, train=False)
+    split, _ = split_train(len(train), seed=config.seed, limit=config.data.train_limit)
+    tests, _ = split_train(len(test), seed=0, limit=64)
+    scale = Scale(num_workers=workers, use_gpu=False, evaluation_actors=1)
+    return Job(config, scale, folder, put(train), split, put(test), tests, (CLEAN,), 10)
+
+
+def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
+    """Ten steps of the paper's algorithm in plain torch, from the same weights and images, to 1e-6."""
+    job = job_in(tmp_path, put=lambda source: source)
+    images, labels = job.source.read(np.arange(32))
+    views = torch.from_numpy(augmix(np.stack(images), np.arange(32)))
+    rows = {"views": views, "label": torch.from_numpy(labels)}
+
+    def fresh():
+        seed_torch(0, 0, 0, torch.device("cpu"))
+        return build_model("convnet5", 10)
+
+    ours, theirs = fresh(), fresh()
+    our_optimizer = build_optimizer(ours, CONFIG)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for step in range(10):
+        set_learning_rate(our_optimizer, learning_rate(step, job))
+        our_loss, _ = loss_of(ours, rows, job, torch.device("cpu"))
+        our_optimizer.zero_grad()
+        our_loss.backward()
+        our_optimizer.step()
+
+        optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
+        normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
+        clean, aug1, aug2 = torch.split(theirs(torch.cat(normalised)), 32)
+        p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
+        mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
+        consistency = sum(F.kl_div(mixture, each, reduction="batchmean") for each in p) / 3
+        loss = F.cross_entropy(clean, rows["label"]) + 12 * consistency
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert our_loss.item() == pytest.approx(loss.item(), abs=1e-5 if step else 1e-6)
+
+
+def test_the_cosine_runs_over_all_steps_and_the_step_schedule_over_thirds(tmp_path):
+    job = job_in(tmp_path, put=lambda source: source)
+    assert job.steps == 18
+    assert learning_rate(0, job) == 0.1
+    assert learning_rate(9, job) == pytest.approx((0.1 + 1e-6) / 2)
+    assert learning_rate(17, job) < 0.001
+    train = dataclasses.replace(CONFIG.train, schedule="step")
+    thirds = dataclasses.replace(job, config=dataclasses.replace(CONFIG, train=train))
+    assert [round(learning_rate(step, thirds), 6) for step in (0, 5, 6, 11, 12, 17)] == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+        0.001,
+        0.001,
+    ]
+
+
+def test_epochs_end_with_the_step_that_passes_their_last_sample(tmp_path):
+    config = dataclasses.replace(CONFIG, train=TrainConfig(epochs=3, global_batch_size=50))  # 192 / 50 is not whole
+    job = job_in(tmp_path, config, put=lambda source: source)
+    assert job.steps == 11
+    assert [job.epochs_behind(step) for step in range(12)] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_batch_larger_than_the_whole_training_is_refused(tmp_path):
+    config = dataclasses.replace(CONFIG, train=TrainConfig(epochs=1, global_batch_size=512))
+    with pytest.raises(ValueError, match=r"global_batch_size 512 is above .* 192 images"):
+        _ = job_in(tmp_path, config, put=lambda source: source).steps
+
+
+def test_a_checkpoint_restores_model_optimizer_and_step(tmp_path):
+    model = build_model("convnet5", 10)
+    optimizer = build_optimizer(model, CONFIG)
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    meta = checkpoint.Meta(7, 1, "convnet5", 10, dataclasses.asdict(CONFIG.data))
+    checkpoint.save(tmp_path, model, optimizer, meta)
+    other = build_model("convnet5", 10)
+    other_optimizer = build_optimizer(other, CONFIG)
+    assert checkpoint.load_training(tmp_path, other, other_optimizer).step == 7
+    assert all((a == b).all() for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    restored = other_optimizer.state_dict()["state"]
+    assert all(
+        (optimizer.state_dict()["state"][k]["momentum_buffer"] == restored[k]["momentum_buffer"]).all()
+        for k in restored
+    )
+    loaded, data = checkpoint.load_model(tmp_path, torch.device("cpu"))
+    assert data == CONFIG.data and not loaded.training
+
+
+def test_an_incomplete_or_foreign_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.read_meta(tmp_path)
+    meta = {"step": 1, "epoch": 1, "model": "convnet5", "num_classes": 10, "data": {}, "stream_version": 999}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="stream version 999"):
+        checkpoint.read_meta(tmp_path)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    last = checkpoint.last_checkpoint(folder)
+    assert last is not None
+    return load_file(last / "model.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_local, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "augmix"
+    fit(job_in(folder))
+    return folder
+
+
+def test_a_training_leaves_a_line_an_epoch_and_its_last_checkpoint(undisturbed):
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12), (3, 18)]
+    assert all(0 <= row["validation/error"] <= 1 and row["train/consistency"] > 0 for row in rows)
+    last = checkpoint.last_checkpoint(undisturbed)
+    assert last.name == "step_000000018"
+    assert {path.name for path in last.iterdir()} == {"model.safetensors", "training_state.pt", "meta.json"}
+
+
+def test_a_finished_training_is_not_started_again(ray_local, undisturbed):
+    before = (undisturbed / "metrics.jsonl").read_bytes()
+    started = time.monotonic()
+    fit(job_in(undisturbed))
+    assert time.monotonic() - started < 5
+    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_training_resumed_from_a_checkpoint_equals_the_uninterrupted_one(ray_local, undisturbed, tmp_path):
+    """Stop after 8 of 18 steps, in the middle of an epoch, then go on: weights bit for bit."""
+    folder = tmp_path / "augmix"
+    stopped = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, max_steps=8))
+    fit(job_in(folder, stopped))
+    assert checkpoint.last_checkpoint(folder).name == "step_000000008"
+    fit(job_in(folder))
+    assert equal(weights(folder), weights(undisturbed))
+
+
+def train_workers() -> list[int]:
+    """Process ids of Ray Train workers that descend from this process's Ray."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"RayTrainWorker" in (entry / "cmdline").read_bytes() and descends(int(entry.name), os.getpid()):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def test_a_killed_training_worker_changes_nothing(ray_local, undisturbed, tmp_path):
+    """SIGKILL one of two workers after the first epoch: the run finishes with the same weights, bit for bit."""
+    folder = tmp_path / "augmix"
+    killed: list[int] = []
+
+    def kill_after_the_first_epoch():
+        while not (folder / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        killed.append(train_workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_after_the_first_epoch, daemon=True)
+    killer.start()
+    fit(job_in(folder))
+    killer.join(timeout=1)
+    assert killed
+    assert equal(weights(folder), weights(undisturbed))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_the_standard_method_trains_on_clean_views_alone(ray_local, tmp_path):
+    config = method_config(dataclasses.replace(CONFIG, train=TrainConfig(epochs=1, global_batch_size=64)), "standard")
+    fit(job_in(tmp_path / "standard", config, workers=1))
+    (row,) = [json.loads(line) for line in (tmp_path / "standard" / "metrics.jsonl").read_text().splitlines()]
+    assert row["train/consistency"] == 0 and row["train/loss"] == row["train/cross_entropy"]

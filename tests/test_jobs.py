@@ -1,0 +1,196 @@
+"""The jobs as a user starts them: whole runs, a killed driver, a submitted job, a few ImageNet steps."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--data.train-limit",
+    "128",
+    "--data.test-limit",
+    "64",
+    "--train.epochs",
+    "2",
+    "--train.global-batch-size",
+    "32",
+]
+TINY += [
+    "--search.trials",
+    "1",
+    "--search.epochs",
+    "1",
+    "--search.grace-epochs",
+    "1",
+    "--evaluate.severities",
+    "1",
+    "5",
+]
+
+
+def started(job, *arguments, storage):
+    environment = os.environ | {"AUGMIX_STORAGE": str(storage)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [ROOT / "jobs" / job, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finished(process, timeout=240):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """The default job of digits, made tiny."""
+    storage = tmp_path_factory.mktemp("storage")
+    return storage, *finished(started("digits.py", *TINY, storage=storage))
+
+
+def test_one_command_goes_from_images_to_the_table(digits_run):
+    storage, code, out, err = digits_run
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"new run in {storage}/digits-convnet5-")
+    assert sum(line.startswith("standard: epoch") for line in lines) == 2
+    assert sum(line.startswith("augmix: epoch") for line in lines) == 2
+    assert any(line.startswith("search: chose") for line in lines)
+    assert any(line.startswith("| **uCE**") for line in lines)
+    (folder,) = storage.iterdir()
+    assert lines[-1] == f"report: {folder / 'report.html'}"
+    for name in (
+        "config.json",
+        "metrics.json",
+        "report.md",
+        "report.html",
+        "ledger/predictions.parquet",
+        "search/best.json",
+    ):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "ray.log").exists()  # Ray talks there, not here
+    assert not any(word in out for word in ("INFO", "WARNING", "(pid=", "raylet"))
+
+
+def test_the_same_command_again_resumes_and_does_nothing_twice(digits_run):
+    storage, *_ = digits_run
+    (folder,) = storage.iterdir()
+    before = (folder / "train" / "augmix" / "metrics.jsonl").read_bytes()
+    code, out, err = finished(started("digits.py", *TINY, storage=storage))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"resuming {folder}")
+    assert "already trained" in out and "| **uCE**" in out
+    assert (folder / "train" / "augmix" / "metrics.jsonl").read_bytes() == before
+    assert len(list(storage.iterdir())) == 1
+
+
+def test_a_stage_can_be_run_alone(digits_run):
+    storage, *_ = digits_run
+    (folder,) = storage.iterdir()
+    (folder / "report.html").unlink()
+    code, out, _ = finished(started("digits.py", "report", *TINY, storage=storage))
+    assert code == 0 and "| **uCE**" in out and (folder / "report.html").exists()
+    code, _, err = finished(started("digits.py", "evaluate", *TINY, "--name", "untrained", storage=storage))
+    assert code == 2 and "run the train stage first" in err and "Traceback" not in err
+
+
+def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(tmp_path):
+    """SIGKILL after the first epoch, the same command again; compared with a run that nothing disturbed."""
+    command = ["digits.py", "train", "--methods", "augmix", "--name", "killed", *TINY, "--train.epochs", "4"]
+    process = started(*command, storage=tmp_path)
+    lines = tmp_path / "killed" / "train" / "augmix" / "checkpoint_manager_snapshot.json"
+    deadline = time.monotonic() + 120
+    while not lines.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, out, err = finished(started(*command, storage=tmp_path))
+    assert (code, err) == (0, "")
+    assert out.startswith("resuming epoch ") and "/4 from " in out.splitlines()[0]
+    whole = [argument if argument != "killed" else "whole" for argument in command]
+    assert finished(started(*whole, storage=tmp_path))[0] == 0
+    rows = {}
+    for name in ("killed", "whole"):
+        folder = tmp_path / name / "train" / "augmix"
+        rows[name] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows[name]] == [1, 2, 3, 4]
+    assert [row["train/loss"] for row in rows["killed"]] == [row["train/loss"] for row in rows["whole"]]
+    final = "train/augmix/step_000000016/model.safetensors"
+    assert (tmp_path / "killed" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
+
+
+def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
+    """224 px crops of the sample; one file is no image and ends on the list of skipped samples."""
+    data = tmp_path / "imagenet"
+    names = sorted(path.name for path in real_imagenet.iterdir())[:8]
+    for split in ("train", "val"):
+        for name in names:
+            shutil.copytree(real_imagenet / name, data / split / name)
+    broken = next((data / "train" / names[0]).iterdir())
+    broken.chmod(0o644)
+    broken.write_bytes(b"this is no image")
+    flags = ["--data.path", str(data), "--model.name", "resnet18", "--train.global-batch-size", "4"]
+    flags += ["--train.max-steps", "4", "--evaluate.corruptions", "contrast", "--evaluate.severities", "3"]
+    code, out, err = finished(
+        started("imagenet.py", *flags, "--methods", "augmix", storage=tmp_path / "runs"), timeout=300
+    )
+    assert (code, err) == (0, "")
+    assert "| contrast" in out
+    (folder,) = (tmp_path / "runs").iterdir()
+    (listed,) = map(json.loads, (folder / "train/augmix/skipped.jsonl").read_text().splitlines())
+    assert listed["file"] == str(broken) and "not a readable JPEG or PNG" in listed["reason"]
+    assert str(broken) in (folder / "report.md").read_text()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A real head, started in the clone's root as the README says, with its own ports and temporary folder."""
+    temporary = Path("/tmp") / f"augmix-{os.getpid()}"  # Ray's socket paths must stay short
+    dashboard = free_port()
+    ray = Path(sys.executable).parent / "ray"
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "AUGMIX_STORAGE": str(tmp_path_factory.mktemp("submitted")),
+    }
+    command = [ray, "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}", "--dashboard-host=127.0.0.1"]
+    command += [f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--include-dashboard=true"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    address = f"http://127.0.0.1:{dashboard}"
+    deadline = time.monotonic() + 90
+    while subprocess.run([ray, "job", "list", "--address", address], env=environment, capture_output=True).returncode:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(1)
+    yield ray, address, environment
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=60)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.parametrize("how", [["jobs/digits.py"], ["--working-dir", ".", "--", "jobs/digits.py"]])
+def test_a_submitted_job_succeeds(cluster, how):
+    ray, address, environment = cluster
+    flags = ["train", *TINY, "--methods", "augmix", "--name", f"submitted-{len(how)}"]
+    separator = [] if "--" in how else ["--"]
+    command = [ray, "job", "submit", "--address", address, *how[:-1], *separator, how[-1], *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert "augmix: epoch 2/2" in done.stdout
+    run = Path(environment["AUGMIX_STORAGE"]) / f"submitted-{len(how)}"
+    assert len((run / "train/augmix/metrics.jsonl").read_text().splitlines()) == 2
