@@ -6,9 +6,9 @@ The same command resumes: the run's folder follows from the recipe, the model an
 import dataclasses
 import importlib.util
 import json
-import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,19 +91,19 @@ def run(stage: Stage, recipe: str, config: RunConfig) -> None:
     from pipeline.stages import Run, first_line
 
     print(first_line(folder, config), flush=True)
-    with connected(folder):
-        try:
+    try:
+        with connected(folder):
             whole = Run(folder, config, train_source, test_source)
             save_config(folder, config, identity)
             getattr(whole, stage)()
-        except Exception as error:
-            if isinstance(error, (ValueError, MissingExtraError)):
-                raise
-            logging.getLogger("ray").error("the run failed", exc_info=error)
-            print(
-                f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command resumes", file=sys.stderr
-            )
-            sys.exit(1)
+    except Exception as error:
+        with (folder / RAY_LOG).open("a") as log:
+            traceback.print_exception(error, file=log)
+        if isinstance(error, (ValueError, MissingExtraError)):
+            raise
+        told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command resumes"
+        print(told, file=sys.stderr)
+        sys.exit(1)
 
 
 def check_packages() -> None:

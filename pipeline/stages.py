@@ -135,7 +135,7 @@ class Run:
 
 def first_line(folder: Path, config: RunConfig) -> str:
     """Return what the command is about to do: a new run, or from where it resumes."""
-    if not folder.exists():
+    if not (folder / "config.json").exists():
         return f"new run in {folder}"
     begun = [last for method in config.methods if (last := checkpoint.last_checkpoint(folder / "train" / method))]
     if not begun:

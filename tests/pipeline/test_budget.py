@@ -54,5 +54,5 @@ def test_storage_is_made_and_left_clean(ray_local, tmp_path):
 
 def test_storage_that_cannot_be_written_is_refused(ray_local, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written .*--storage"):
+    with pytest.raises(ValueError, match=r"cannot be written .*--storage"):
         check_storage(str(tmp_path / "file" / "runs"))
