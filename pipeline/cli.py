@@ -19,7 +19,7 @@ import tyro
 
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
 from pipeline.config import RunConfig, result_fields, run_name
-from pipeline.progress import chatter_into
+from pipeline.progress import chatter_into, say
 from pipeline.source import open_source
 
 Stage = Literal["run", "train", "search", "evaluate", "report"]
@@ -90,12 +90,14 @@ def run(stage: Stage, recipe: str, config: RunConfig) -> None:
 
     from pipeline.stages import Run, first_line
 
-    print(first_line(folder, config), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with connected(folder):
-            whole = Run(folder, config, train_source, test_source)
-            save_config(folder, config, identity)
-            getattr(whole, stage)()
+        with chatter_into(folder / RAY_LOG):
+            say(first_line(folder, config))
+            with connected():
+                whole = Run(folder, config, train_source, test_source)
+                save_config(folder, config, identity)
+                getattr(whole, stage)()
     except Exception as error:
         with (folder / RAY_LOG).open("a") as log:
             traceback.print_exception(error, file=log)
@@ -149,29 +151,27 @@ def save_config(folder: Path, config: RunConfig, identity: dict[str, Any]) -> No
 
 
 @contextmanager
-def connected(folder: Path) -> Iterator[None]:
-    """Connect to the cluster this command belongs to, or start Ray on this machine; its talk goes to ray.log."""
+def connected() -> Iterator[None]:
+    """Connect to the cluster this command belongs to, or start Ray on this machine for as long as the block runs."""
     import ray
 
-    folder.mkdir(parents=True, exist_ok=True)
     fresh_token = not AUTH_TOKEN.exists()
     root = Path(__file__).resolve().parents[1]
     sent_by_job = "working_dir" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
     upload = not sent_by_job and (root / "pyproject.toml").exists()
-    with chatter_into(folder / RAY_LOG):
-        try:
-            ray.init(
-                runtime_env={"working_dir": str(root), "excludes": NOT_UPLOADED} if upload else {},
-                log_to_driver=False,
-            )
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(f"cannot connect to Ray: {error}") from error
-        if fresh_token and AUTH_TOKEN.exists():
-            AUTH_TOKEN.chmod(0o600)  # Ray leaves it readable to everyone
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    try:
+        ray.init(
+            runtime_env={"working_dir": str(root), "excludes": NOT_UPLOADED} if upload else {},
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"cannot connect to Ray: {error}") from error
+    if fresh_token and AUTH_TOKEN.exists():
+        AUTH_TOKEN.chmod(0o600)  # Ray leaves it readable to everyone
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def root_cause(error: BaseException) -> str:

@@ -177,8 +177,8 @@ def cluster(tmp_path_factory):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(1)
     yield ray, address, environment
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
