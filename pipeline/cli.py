@@ -19,12 +19,14 @@ import tyro
 
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
 from pipeline.config import RunConfig, result_fields, run_name
+from pipeline.decode import reason_unreadable
 from pipeline.progress import chatter_into, say
-from pipeline.source import open_source
+from pipeline.source import Source, open_source
 
 Stage = Literal["run", "train", "search", "evaluate", "report"]
 CONFIG, IDENTITY, RAY_LOG = "config.json", "identity.json", "ray.log"
 NOT_UPLOADED = [".git/", "benchmarks/results/", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
+IMAGES_LOOKED_AT = 10
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -84,6 +86,7 @@ def run(stage: Stage, recipe: str, config: RunConfig) -> None:
             f"training and test images have {len(train_source.class_names)} and {len(test_source.class_names)} "
             "classes, or others; they must agree"
         )
+    check_readable(train_source, config)
     folder = Path(config.storage) / run_name(config, recipe)
     identity = {"recipe": recipe, "fields": result_fields(config), "data": [train_source.digest, test_source.digest]}
     check_same_run(folder, identity)
@@ -113,6 +116,14 @@ def check_packages() -> None:
     for package in ("ray", "torch", "torchvision", "safetensors", "scipy", "matplotlib", "jinja2", "tqdm"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "ray")
+
+
+def check_readable(source: Source, config: RunConfig) -> None:
+    """Refuse a data set of which not one of the first images can be used, as with a wrong data.image_size."""
+    looked_at = range(min(IMAGES_LOOKED_AT, len(source)))
+    reasons = [reason_unreadable(source, sample_id, config.data) for sample_id in looked_at]
+    if all(reasons):
+        raise ValueError(f"none of the first {len(reasons)} images can be used; {source.describe(0)}: {reasons[0]}")
 
 
 def check_same_run(folder: Path, identity: dict[str, Any]) -> None:

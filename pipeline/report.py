@@ -23,8 +23,8 @@ from augmix_core.corruptions.severity import table_for
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
 from pipeline.evaluate import PREDICTIONS, scores
+from pipeline.journal import write_atomically
 from pipeline.source import Source
-from pipeline.train import write_atomically
 
 SHEET_SAMPLES = 8
 SHEET_SEARCHED = 200

@@ -17,7 +17,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipeline.budget import TRIAL_CPUS, Scale
 from pipeline.config import RunConfig, SearchConfig
-from pipeline.train import Job, fit, write_atomically
+from pipeline.journal import write_atomically
+from pipeline.train import Job, fit
 
 OBJECTIVE = "validation/error"
 HALVING = 2

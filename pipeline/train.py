@@ -4,11 +4,9 @@
 checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 """
 
-import json
 import math
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -34,7 +32,8 @@ from pipeline.augment import plan_stream, training_rows
 from pipeline.blocks import opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
-from pipeline.decode import evaluation_images, reason_unreadable
+from pipeline.decode import evaluation_images
+from pipeline.journal import Journal
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
 
@@ -44,7 +43,6 @@ CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"
 """How often the controller collects reports; at Ray's 2 s an epoch shorter than that would wait for it."""
 VALIDATION_BATCH = 500
-SECONDS_BETWEEN_PROGRESS = 1.0
 CLEAN = ("clean", 0)
 STEP_DROP = 0.1  # the step schedule: a tenth after every third of the epochs
 
@@ -146,37 +144,75 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     model = build_model(config.model.name, job.num_classes).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     step = resume(model, optimizer)
-    distributed = ray.train.torch.prepare_model(model)
-    journal = Journal(job, rank, step)
-    epoch_sums = torch.zeros(4, dtype=torch.float64)
-    skipped: set[int] = set()
+    parallel = ray.train.torch.prepare_model(model)
+    batch = config.train.global_batch_size
+    journal = Journal(job.folder, rank, step=step, steps=job.steps, global_batch_size=batch)
+    tally = Tally(device)
 
     for rows in journal.timed(steps_of(job, step)):
         seed_torch(config.seed, step, rank, device)  # dropout and the like, keyed by the step
         set_learning_rate(optimizer, learning_rate(step, job))
-        loss, parts = loss_of(distributed, rows, job, device)
+        loss, sums = loss_of(parallel, rows, job, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        epoch_sums += parts
-        skipped.update(rows["requested_id"][rows["requested_id"] != rows["sample_id"]].tolist())
+        tally.add(sums, rows)
         step += 1
         journal.progress(step)
-        epoch, before = job.epochs_behind(step), job.epochs_behind(step - 1)
-        if epoch > before or step == job.steps:
-            share_buffers(model)
-            metrics = summed_metrics(epoch_sums, config, device) | validate(model, job, rank, device)
-            if not math.isfinite(metrics["train/loss"]):
-                raise FloatingPointError(
-                    f"the loss is {metrics['train/loss']} at step {step}; "
-                    f"lower train.learning_rate {config.train.learning_rate}"
-                )
-            metrics |= {"epoch": epoch, "step": step, "train/learning_rate": learning_rate(step - 1, job)}
-            skipped = all_skipped(skipped)
-            journal.epoch(metrics, skipped)
+        if job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps:
+            metrics = end_of_epoch(job, model, tally, step, rank, device)
+            journal.epoch(metrics)
+            journal.skipped(tally.all_skipped(), job.source, config.data)
             report(job, model, optimizer, metrics, rank)
-            epoch_sums.zero_()
-            skipped = set()
+            tally = Tally(device)
+    if step < job.steps:
+        raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
+
+
+class Tally:
+    """What one rank has seen since the last report."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.skipped: set[int] = set()
+
+    def add(self, sums: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
+        """Count a batch; no wait for the device."""
+        self.sums += sums
+        self.skipped.update(rows["requested_id"][rows["requested_id"] != rows["sample_id"]].tolist())
+
+    def all_skipped(self) -> set[int]:
+        """The union over ranks of the samples that could not be read."""
+        if not distributed():
+            return self.skipped
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, self.skipped)
+        return set().union(*gathered)
+
+
+def end_of_epoch(
+    job: Job, model: nn.Module, tally: Tally, step: int, rank: int, device: torch.device
+) -> dict[str, float]:
+    """Validate, and return the metrics of the epoch, the same on every rank."""
+    share_buffers(model)
+    jsd_weight = job.config.train.jsd_weight
+    cross_entropy, consistency, wrong, samples = summed(tally.sums, device).tolist()
+    metrics = {
+        "train/loss": (cross_entropy + jsd_weight * consistency) / samples,
+        "train/cross_entropy": cross_entropy / samples,
+        "train/consistency": consistency / samples,
+        "train/error": wrong / samples,
+        "train/learning_rate": learning_rate(step - 1, job),
+        "validation/error": validation_error(model, job, rank, device),
+        "epoch": job.epochs_behind(step),
+        "step": step,
+    }
+    if not math.isfinite(metrics["train/loss"]):
+        raise FloatingPointError(
+            f"the loss is {metrics['train/loss']} at step {step}; "
+            f"lower train.learning_rate {job.config.train.learning_rate}"
+        )
+    return metrics
 
 
 def loss_of(
@@ -198,8 +234,9 @@ def loss_of(
         consistency = consistency_loss(logits_VBC)
         loss = cross_entropy + job.config.train.jsd_weight * consistency
     wrong = (logits_VBC[0].argmax(dim=1) != labels).sum()
-    parts = torch.stack([cross_entropy.detach() * batch, consistency.detach() * batch, wrong]).double().cpu()
-    return loss, torch.cat([parts, torch.tensor([batch], dtype=torch.float64)])
+    means = torch.stack([cross_entropy.detach(), consistency.detach(), torch.ones_like(cross_entropy)]).double()
+    cross_entropy_sum, consistency_sum, samples = means * batch
+    return loss, torch.stack([cross_entropy_sum, consistency_sum, wrong.double(), samples])
 
 
 def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
@@ -271,10 +308,10 @@ def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics
         ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=checkpoint.name_of(metrics["step"]))
 
 
-def validate(model: nn.Module, job: Job, rank: int, device: torch.device) -> dict[str, float]:
-    """Error over the validation cells: every image once, shared between ranks, integer counts summed.
+def validation_error(model: nn.Module, job: Job, rank: int, device: torch.device) -> float:
+    """Mean over the validation cells of the error: every image once, shared between ranks, integer counts summed.
 
-    `validation/error` is the mean over cells; an unreadable image is left out.
+    An unreadable image is left out.
     """
     model.eval()
     source, cells = opened_source(job.validation_source), job.validation_cells
@@ -295,109 +332,25 @@ def validate(model: nn.Module, job: Job, rank: int, device: torch.device) -> dic
             seen[n] += len(labels)
     model.train()
     totals = summed(torch.stack([wrong, seen]), device)
-    return {"validation/error": float((totals[0] / totals[1].clamp(min=1)).mean())}
+    return float((totals[0] / totals[1].clamp(min=1)).mean())
 
 
 def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The sum over ranks, on the CPU."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not distributed():
         return values.clone()
     on_device = values.to(device)
     dist.all_reduce(on_device)
     return on_device.cpu()
 
 
+def distributed() -> bool:
+    """Whether there is more than this rank."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def share_buffers(model: nn.Module) -> None:
     """Give every rank the batch-norm statistics of rank 0, which are the ones a checkpoint keeps."""
-    if dist.is_available() and dist.is_initialized():
+    if distributed():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
-
-
-def summed_metrics(sums: torch.Tensor, config: RunConfig, device: torch.device) -> dict[str, float]:
-    """Means over the samples that all ranks have trained on since the last report."""
-    cross_entropy, consistency, wrong, samples = summed(sums, device).tolist()
-    return {
-        "train/loss": (cross_entropy + config.train.jsd_weight * consistency) / samples,
-        "train/cross_entropy": cross_entropy / samples,
-        "train/consistency": consistency / samples,
-        "train/error": wrong / samples,
-    }
-
-
-def all_skipped(skipped: set[int]) -> set[int]:
-    """The union over ranks of the samples that could not be decoded."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return skipped
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, skipped)
-    return set().union(*gathered)
-
-
-class Journal:
-    """What a training leaves for people, by rank 0: metrics.jsonl by epoch, progress.json by second, skipped.jsonl."""
-
-    def __init__(self, job: Job, rank: int, step: int) -> None:
-        self.job, self.rank = job, rank
-        self.folder = job.folder
-        self.listed: set[int] = set()
-        self.waited = self.started = 0.0
-        self.written = 0.0
-        self.epoch_step = step
-        self.epoch_start = time.perf_counter()
-        if rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.forget_after(step)
-
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a crash has undone."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept))
-
-    def timed(self, batches: Iterator[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:
-        """Pass batches on and count how long the loop waited for them."""
-        while True:
-            asked = time.perf_counter()
-            rows = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if rows is None:
-                return
-            yield rows
-
-    def progress(self, step: int) -> None:
-        """At most once a second, say how far the training is."""
-        now = time.time()
-        if self.rank == 0 and now - self.written >= SECONDS_BETWEEN_PROGRESS:
-            self.written = now
-            write_atomically(self.folder / "progress.json", json.dumps({"step": step, "steps": self.job.steps}))
-
-    def epoch(self, metrics: dict[str, Any], skipped: set[int]) -> None:
-        """Add throughput to the metrics and write their line."""
-        seconds = time.perf_counter() - self.epoch_start
-        samples = (metrics["step"] - self.epoch_step) * self.job.config.train.global_batch_size
-        metrics |= {"samples_per_second": samples / seconds, "data_wait_share": self.waited / seconds}
-        if self.rank == 0:
-            with (self.folder / "metrics.jsonl").open("a") as lines:
-                lines.write(json.dumps(metrics) + "\n")
-            self.list_skipped(skipped)
-        self.waited, self.epoch_step, self.epoch_start = 0.0, metrics["step"], time.perf_counter()
-
-    def list_skipped(self, skipped: set[int]) -> None:
-        """Name each sample that was replaced, and why."""
-        source = opened_source(self.job.source)
-        with (self.folder / "skipped.jsonl").open("a") as lines:
-            for sample_id in sorted(skipped - self.listed):
-                reason = reason_unreadable(source, sample_id, self.job.config.data)
-                lines.write(
-                    json.dumps({"sample_id": sample_id, "file": source.describe(sample_id), "reason": reason}) + "\n"
-                )
-        self.listed |= skipped
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text)
-    scratch.replace(path)

@@ -54,6 +54,7 @@ def test_help_documents_every_knob_without_starting_anything(name):
         (["trian"], ["trian"]),
         (["--model.name", "resnet5o"], ["did you mean 'resnet50'"]),
         (["--data.name", "imagenet"], ["data.path is not set", "jobs/digits.py"]),
+        (["--data.image-size", "64"], ["none of the first 10 images", "digits image 0: is 32x32 pixels"]),
         (["--storage", "relative"], ["storage is 'relative'", "absolute"]),
     ],
 )
