@@ -148,11 +148,21 @@ def open_source(config: DataConfig, *, train: bool) -> Source:
             f"data.path is not set; give the folder of {config.name}: --data.path /absolute/folder"
             " (jobs/digits.py runs without any data)"
         )
+    if config.download:
+        make_folder(config.path)
     if not os.path.isdir(config.path):
         raise ValueError(f"data.path {config.path!r} is not a folder on this machine; mount it or correct the path")
     if config.name == "cifar10":
         return open_cifar10(Path(config.path), train=train, download=config.download)
     return open_imagenet(Path(config.path), train=train)
+
+
+def make_folder(path: str) -> None:
+    """Make the folder that a download goes into."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"data.path {path!r} cannot be made for the download: {error.strerror}") from error
 
 
 def open_digits(*, train: bool) -> ArraySource:

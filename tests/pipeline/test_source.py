@@ -1,7 +1,14 @@
 """Sources in their true layouts, and what they refuse."""
 
+import dataclasses
+import functools
+import hashlib
+import http.server
+import io
 import json
 import pickle
+import tarfile
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -48,22 +55,56 @@ def test_real_cifar10_has_its_sizes_and_classes(real_cifar10):
     assert decode_rgb(train.read([49_999])[0][0]).shape == (32, 32, 3)
 
 
-def test_torchvisions_files_are_read(tmp_path, monkeypatch):
-    """Five pickled batches and a test batch, as the published archive has them; only their checksums are not ours."""
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """CIFAR-10's archive with six images, in torchvision's eyes the published one, behind a server on this machine."""
     from torchvision.datasets import CIFAR10
 
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
     pixels = natural(6, 32, 32)
-    for n, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        batch = {"data": pixels[n].transpose(2, 0, 1).reshape(1, -1), "labels": [n]}
-        (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    train = open_source(DataConfig(name="cifar10", path=str(tmp_path)), train=True)
-    assert (train.read([3])[0][0] == pixels[3]).all()
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    files = {
+        name: pickle.dumps({"data": pixels[n].transpose(2, 0, 1).reshape(1, -1), "labels": [n]})
+        for n, name in enumerate(names)
+    }
+    files["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
+    archive = tmp_path / "published" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, digests[name]] for name in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[names[5], digests[names[5]]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": digests["batches.meta"]})
+    yield pixels
+    server.shutdown()
+    server.server_close()
+
+
+def test_cifar10_is_downloaded_checked_and_read_through_torchvision(published, tmp_path):
+    config = DataConfig(name="cifar10", path=str(tmp_path / "new" / "data"), download=True)
+    train = open_source(config, train=True)
+    assert (train.read([3])[0][0] == published[3]).all()
     assert train.class_names == tuple("abcdefghij")
+    again = dataclasses.replace(config, download=False)
+    assert (open_source(again, train=False).read([0])[0][0] == published[5]).all()
+
+
+def test_a_download_that_fails_is_an_error_of_one_line(published, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "url", CIFAR10.url + ".gone")
+    config = DataConfig(name="cifar10", path=str(tmp_path / "data"), download=True)
+    with pytest.raises(ValueError, match="cannot be used") as refusal:
+        open_source(config, train=True)
+    assert "\n" not in str(refusal.value)
 
 
 def test_torchvisions_damaged_files_are_refused_before_they_are_unpickled(tmp_path):
