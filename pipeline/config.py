@@ -17,7 +17,6 @@ from augmix_core import STREAM_VERSION, AugMixConfig
 from augmix_core.errors import did_you_mean
 
 SECONDS_WITHOUT_PROGRESS = 600
-EXTRA = ("speckle_noise", "gaussian_blur", "saturate")
 
 
 def require(condition: bool, field_name: str, value: object, rule: str) -> None:
@@ -86,7 +85,7 @@ class TrainConfig:
     """Optimisation. SGD with momentum on cross-entropy of the clean view + jsd_weight x consistency loss."""
 
     epochs: int = 20
-    """Passes over the training images. More of them resume a finished run."""
+    """Passes over the training images. More of them resume a finished run, at the rates of the longer schedule."""
     global_batch_size: int = 64
     """Samples in one optimizer step over all workers; each counts once, however many views it has."""
     learning_rate: float = 0.1
