@@ -168,6 +168,7 @@ def cluster(tmp_path_factory):
     }
     command = [ray, "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--include-dashboard=true"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # its usual one belongs to the Ray of the other tests
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
