@@ -9,7 +9,7 @@ the step, so there is no further state. Ray Train copies the folder to `<method 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta:
     """Write a checkpoint into an empty folder."""
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
     torch.save(optimizer.state_dict(), folder / "training_state.pt")
-    (folder / "meta.json").write_text(json.dumps({field: getattr(meta, field) for field in meta.__slots__}, indent=1))
+    (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=1))
 
 
 def read_meta(folder: Path) -> Meta:

@@ -154,11 +154,10 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
 
 def save_config(folder: Path, config: RunConfig, identity: dict[str, Any]) -> None:
     """Write config.json, as it is now, and what the run must keep to be the same run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((CONFIG, dataclasses.asdict(config)), (IDENTITY, identity)):
-        scratch = folder / f"{name}.tmp"
-        scratch.write_text(json.dumps(content, indent=1))
-        scratch.replace(folder / name)
+    from pipeline.journal import write_atomically  # loads torch, so not at the top
+
+    write_atomically(folder / CONFIG, json.dumps(dataclasses.asdict(config), indent=1))
+    write_atomically(folder / IDENTITY, json.dumps(identity, indent=1))
 
 
 @contextmanager

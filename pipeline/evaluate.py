@@ -24,6 +24,7 @@ from pipeline.budget import Scale
 from pipeline.checkpoint import load_model
 from pipeline.config import RunConfig
 from pipeline.corrupt import CLEAN, evaluation_rows
+from pipeline.journal import write_atomically
 from pipeline.predict import predict
 from pipeline.train import TRAIN_LABEL
 
@@ -82,7 +83,7 @@ def evaluate(
     ledger.mkdir(parents=True, exist_ok=True)
     (ledger / SCORED).unlink(missing_ok=True)
     pq.write_table(table, ledger / PREDICTIONS)
-    (ledger / SCORED).write_text(json.dumps(asked, indent=1))
+    write_atomically(ledger / SCORED, json.dumps(asked, indent=1))
     return table
 
 

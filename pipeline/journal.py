@@ -35,8 +35,7 @@ class Journal:
         self.folder, self.rank = folder, rank
         self.steps, self.global_batch_size = steps, global_batch_size
         self.listed: set[int] = set()
-        self.waited = self.started = 0.0
-        self.written = 0.0
+        self.waited = self.written = 0.0
         self.epoch_step = step
         self.epoch_start = time.perf_counter()
         if rank == 0:
@@ -48,7 +47,7 @@ class Journal:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+            write_atomically(path, "".join(line + "\n" for line in kept))
 
     def timed(self, batches: Iterator[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:
         """Pass batches on and count how long the loop waited for them."""
