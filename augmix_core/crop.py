@@ -1,6 +1,7 @@
 """Crops and flips before AugMix, and the fixed crop of evaluation; resizing has Pillow's antialiased bilinear bits.
 
 image: (H, W, 3) uint8 RGB. Every draw is keyed by (seed, epoch, sample id); all views of a sample share it.
+backend: as in `augmix_core.augmix`; all give the same pixels.
 """
 
 import math
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from augmix_core import backends
+from augmix_core.backends import Backend
 from augmix_core.philox import Purpose, below, uniform, words
 
 SCALE = (0.08, 1.0)  # share of the area; as torchvision's RandomResizedCrop
@@ -46,7 +49,7 @@ def pad_and_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], *, padding
 
 
 def random_resized_crop(
-    image: NDArray[np.uint8], drawn: NDArray[np.uint32], *, size: int, flip: bool
+    image: NDArray[np.uint8], drawn: NDArray[np.uint32], *, size: int, flip: bool, backend: Backend = "auto"
 ) -> NDArray[np.uint8]:
     """Crop 8 to 100 % of the area at an aspect of 3/4 to 4/3, resize, perhaps flip: ImageNet's recipe.
 
@@ -55,9 +58,8 @@ def random_resized_crop(
         drawn: (1 + TRIES, 4), one sample of `draw_crops`.
         size: height and width of the result, in pixels.
     """
-    left, top, right, bottom = choose_box(image.shape[0], image.shape[1], drawn[1:])
-    cropped = Image.fromarray(image[top:bottom, left:right])
-    resized = np.asarray(cropped.resize((size, size), Image.Resampling.BILINEAR))
+    box = choose_box(image.shape[0], image.shape[1], drawn[1:])
+    resized = resize(image, (size, size), box=box, backend=backend)
     return resized[:, ::-1] if flip and drawn[0, 0] & 1 else resized
 
 
@@ -80,11 +82,33 @@ def choose_box(height: int, width: int, tries: NDArray[np.uint32]) -> tuple[int,
     return left, top, left + w, top + h
 
 
-def resize_and_center_crop(image: NDArray[np.uint8], *, resize: int, size: int) -> NDArray[np.uint8]:
-    """Resize the short side to `resize` pixels and cut the central (size, size): ImageNet's evaluation."""
+def resize_and_center_crop(
+    image: NDArray[np.uint8], *, resize_to: int, size: int, backend: Backend = "auto"
+) -> NDArray[np.uint8]:
+    """Resize the short side to `resize_to` pixels and cut the central (size, size): ImageNet's evaluation."""
     height, width = image.shape[:2]
     short = min(height, width)
-    new_width, new_height = int(width * resize / short), int(height * resize / short)
-    resized = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
+    new_height, new_width = int(height * resize_to / short), int(width * resize_to / short)
+    resized = resize(image, (new_height, new_width), box=(0, 0, width, height), backend=backend)
     top, left = round((new_height - size) / 2), round((new_width - size) / 2)
     return resized[top : top + size, left : left + size]
+
+
+def resize(
+    image: NDArray[np.uint8], size: tuple[int, int], *, box: tuple[int, int, int, int], backend: Backend = "auto"
+) -> NDArray[np.uint8]:
+    """Cut (left, top, right, bottom) and resize it to (height, width), as Pillow 13 does, whatever Pillow is installed.
+
+    Between its two passes Pillow rounds to uint8, so their order shows. Pillow 13 goes down the columns first where
+    that leaves much less to do; earlier releases never do.
+    """
+    variant = backends.variant_of(backend)
+    left, top, right, bottom = box
+    height, width = size
+    if variant is not None:
+        return backends.native_resize(image, box, size, variant)
+    cropped = Image.fromarray(image[top:bottom, left:right])
+    rows_less, columns_less = bottom - top - height, right - left - width
+    if rows_less > 0 and rows_less > 2 * columns_less:
+        cropped = cropped.resize((cropped.width, height), Image.Resampling.BILINEAR)
+    return np.asarray(cropped.resize((width, height), Image.Resampling.BILINEAR))

@@ -31,6 +31,13 @@ def decode_rgb(encoded: bytes) -> NDArray[np.uint8]:
                     raise ValueError(f"claims {image.width}x{image.height} pixels; the limit is {MAX_PIXELS}")
                 if simplejpeg is not None and image.format == "JPEG" and image.mode == "RGB":
                     return simplejpeg.decode_jpeg(encoded, "RGB")
-                return np.asarray(image.convert("RGB"))
+                return pillow_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable JPEG or PNG: {error}") from error
+
+
+def pillow_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a Pillow image of any mode as RGB."""
+    if image.mode.startswith("I;16"):  # convert() would cut off grey levels above 255
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    return np.asarray(image.convert("RGB"))

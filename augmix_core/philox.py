@@ -59,14 +59,10 @@ def words(
     Raises:
         ValueError: One of them is out of its range.
     """
-    check_range("seed", seed, 64)
-    item = np.asarray(items)
-    if item.dtype.kind not in "iu" or (item.size and item.min() < 0):
-        raise ValueError(f"sample ids must be integers >= 0, got dtype {item.dtype}, minimum {item.min()}")
-    check_range("epoch", epoch, 32)
+    check_counters(items, seed=seed, epoch=epoch)
     check_range("view", view, 8)
     check_range("block", block, 16)
-    item64 = item.astype(np.uint64)
+    item64 = np.asarray(items).astype(np.uint64)
     where = np.uint64(purpose << 24) | (np.asarray(view, np.uint64) << np.uint64(16)) | np.asarray(block, np.uint64)
     counter = np.broadcast_arrays(item64 & LOW, item64 >> SHIFT, where, np.asarray(epoch, np.uint64))
     return philox4x32((counter[0], counter[1], counter[2], counter[3]), seed)
@@ -93,6 +89,17 @@ def uniform(word: NDArray[np.uint32]) -> NDArray[np.float64]:
 def below(word: NDArray[np.uint32], bound: ArrayLike) -> NDArray[np.int64]:
     """Map 32-bit words to the integers 0 .. bound - 1 by multiply and shift (bias below bound / 2**32)."""
     return ((word.astype(np.uint64) * np.asarray(bound, np.uint64)) >> SHIFT).astype(np.int64)
+
+
+def check_counters(items: ArrayLike, *, seed: int, epoch: ArrayLike) -> None:
+    """Refuse items, a seed or epochs that do not fit the counter."""
+    check_range("seed", seed, 64)
+    item = np.asarray(items)
+    if item.size and (item.dtype.kind not in "iu" or item.min() < 0 or item.max() >= 2**63):
+        raise ValueError(
+            f"sample ids must be integers from 0 to 2**63 - 1, got dtype {item.dtype}, {item.min()} to {item.max()}"
+        )
+    check_range("epoch", epoch, 32)
 
 
 def check_range(name: str, value: ArrayLike, bits: int) -> None:

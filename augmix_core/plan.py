@@ -10,7 +10,8 @@ A plan is everything random about one view, in readable form. All of it comes fr
 | 4 + 4 c + k | the op calls 2k and 2k + 1 of chain c, two words each: level; op and sign |
 | 64 + 32 i .. | the gamma variate i of a Dirichlet or Beta with alpha != 1 |
 
-Only + - * / sqrt and integer operations touch the words, so every machine draws the same plan.
+Only + - * / sqrt and integer operations touch the words, so every machine draws the same plan; native/plan.c draws it
+too, word for word.
 Source: AugMix (Hendrycks et al., 2020), algorithm 1; ranges as in its released code.
 """
 
@@ -22,13 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from augmix_core.ops import ALL_OPS, STANDARD_OPS, magnitude_of
+from augmix_core.ops import ALL_OPS, MIN_LEVEL, STANDARD_OPS, magnitude_of
 from augmix_core.philox import Purpose, below, uniform, words
 
 if TYPE_CHECKING:
     from augmix_core.views import AugMixConfig
 
-MIN_LEVEL = 0.1
 MAX_WIDTH = 8
 MAX_DEPTH = 8
 RANDOM_DEPTH = 3  # depth -1 draws 1..3 ops a chain
@@ -97,13 +97,13 @@ def draw_plans(
     blocks_a_chain = -(-deepest // 2)
     calls = draw([OPS_BLOCK + 4 * chain + k for chain in range(config.width) for k in range(blocks_a_chain)])
     calls = calls.reshape(len(ids), len(views), config.width, 2 * blocks_a_chain, 2)
-    level = MIN_LEVEL + uniform(calls[..., 0]) * (config.aug_severity - MIN_LEVEL)
+    level = draw_levels(calls[..., 0], config)
     op = (((calls[..., 1] >> np.uint32(1)).astype(np.uint64) * np.uint64(len(ops))) >> np.uint64(31)).astype(np.int64)
     negative = (calls[..., 1] & np.uint32(1)).astype(bool)
 
     def call(at: tuple[int, ...]) -> OpCall:
         name = ops[op[at]]
-        return OpCall(name, magnitude_of(name, float(level[at]), bool(negative[at]), image_size))
+        return OpCall(name, magnitude_of(name, float(level[at]), bool(negative[at]), image_size, config.dialect))
 
     return [
         [
@@ -116,6 +116,16 @@ def draw_plans(
         ]
         for n in range(len(ids))
     ]
+
+
+def draw_levels(word: NDArray[np.uint32], config: "AugMixConfig") -> NDArray[np.float64]:
+    """The level of each op call, as the dialect samples it; see `augmix_core.ops.magnitude_of`."""
+    match config.dialect:
+        case "torchvision":
+            return below(word, int(config.aug_severity)).astype(np.float64)
+        case "timm":
+            return uniform(word) * config.aug_severity
+    return MIN_LEVEL + uniform(word) * (config.aug_severity - MIN_LEVEL)
 
 
 def draw_depths(draw: Draw, config: "AugMixConfig") -> NDArray[np.int64]:

@@ -89,7 +89,9 @@ def training_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], config: D
 def evaluation_crop(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:
     """ImageNet: short side to 256 / 224 of the size and the centre; else the image as it is."""
     if config.crop == "random_resized":
-        return resize_and_center_crop(image, resize=round(config.image_size * RESIZE_TO_CROP), size=config.image_size)
+        return resize_and_center_crop(
+            image, resize_to=round(config.image_size * RESIZE_TO_CROP), size=config.image_size
+        )
     return of_size(image, config)
 
 

@@ -7,8 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from augmix_core import backends
+
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+VARIANTS = ("avx512", "avx2", "portable")
+BACKENDS = (*VARIANTS, "reference")
+
+
+def skip_unless_it_runs(backend: str) -> None:
+    """Skip, saying so, where a backend cannot run."""
+    try:
+        backends.variant_of(backend)
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -3,13 +3,21 @@
 import io
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from augmix_core import decode
-from augmix_core.crop import choose_box, draw_crops, pad_and_crop, random_resized_crop, resize_and_center_crop
+from augmix_core.crop import (
+    choose_box,
+    draw_crops,
+    pad_and_crop,
+    random_resized_crop,
+    resize,
+    resize_and_center_crop,
+)
 from augmix_core.decode import decode_rgb
-from tests.conftest import natural
+from tests.conftest import BACKENDS, natural, skip_unless_it_runs
 
 
 def encode(image, kind, **options):
@@ -53,19 +61,35 @@ def test_random_boxes_lie_inside_and_keep_area_and_aspect(size):
             assert 0.74 < aspect < 1.35
 
 
-def test_random_resized_crop_has_pillows_bits():
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "box_size", [(90, 130), (120, 80), (104, 80), (103, 80), (400, 60), (57, 1), (1, 90), (56, 56)]
+)
+def test_resizing_has_pillows_bits(backend, box_size):
+    """Pillow 13 orders its two passes by how much each leaves to do; older releases have one order."""
+    skip_unless_it_runs(backend)
+    (image,) = natural(1, box_size[0] + 5, box_size[1] + 7)
+    box = (3, 2, 3 + box_size[1], 2 + box_size[0])
+    wanted = np.asarray(Image.fromarray(image).crop(box).resize((56, 56), Image.Resampling.BILINEAR)).astype(int)
+    resized = resize(image, (56, 56), box=box, backend=backend)
+    assert np.abs(resized - wanted).max() <= (0 if int(PIL.__version__.split(".")[0]) >= 13 else 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_resized_crop_is_its_box_resized_and_perhaps_flipped(backend):
+    skip_unless_it_runs(backend)
     (image,) = natural(1, 90, 130)
-    (drawn,) = draw_crops([9], epoch=0, seed=0)
-    left, top, right, bottom = choose_box(90, 130, drawn[1:])
-    wanted = Image.fromarray(image).crop((left, top, right, bottom)).resize((56, 56), Image.BILINEAR)
-    assert (random_resized_crop(image, drawn, size=56, flip=False) == np.asarray(wanted)).all()
+    for drawn in draw_crops(np.arange(6), epoch=0, seed=0):
+        wanted = resize(image, (56, 56), box=choose_box(90, 130, drawn[1:]), backend="reference")
+        cropped = random_resized_crop(image, drawn, size=56, flip=True, backend=backend)
+        assert (cropped == (wanted[:, ::-1] if drawn[0, 0] & 1 else wanted)).all()
 
 
 def test_resize_and_center_crop_equals_torchvision():
     transforms = pytest.importorskip("torchvision.transforms")
     (image,) = natural(1, 97, 131)
     both = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(56)])
-    assert (resize_and_center_crop(image, resize=64, size=56) == np.asarray(both(Image.fromarray(image)))).all()
+    assert (resize_and_center_crop(image, resize_to=64, size=56) == np.asarray(both(Image.fromarray(image)))).all()
 
 
 def test_every_colour_mode_comes_out_as_rgb(image):
@@ -75,6 +99,18 @@ def test_every_colour_mode_comes_out_as_rgb(image):
         assert decoded.shape == image.shape, (kind, mode)
         assert decoded.dtype == np.uint8
     assert (decode_rgb(encode(rgb, "PNG")) == image).all()
+
+
+def test_sixteen_bits_are_scaled_to_eight_and_not_cut_off():
+    grey = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40) * 68
+    decoded = decode_rgb(encode(Image.fromarray(grey), "PNG"))
+    assert (decoded == (grey >> 8)[..., None]).all()
+
+
+def test_the_contents_of_a_file_decide_and_not_its_name(tmp_path, image):
+    file = tmp_path / "a.JPEG"
+    file.write_bytes(encode(Image.fromarray(image), "PNG"))
+    assert (decode_rgb(file.read_bytes()) == image).all()
 
 
 def test_jpegs_have_pillows_pixels_on_both_paths(image, monkeypatch):

@@ -1,11 +1,13 @@
 """Ops against Pillow itself, and what they refuse."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from augmix_core import backends
 from augmix_core.ops import ALL_OPS, OVERLAPPING_OPS, STANDARD_OPS, apply_op, magnitude_of
 
 IDENTITIES = {
@@ -105,9 +107,39 @@ def test_unknown_names_are_answered_with_the_nearest(image):
 
 
 @pytest.mark.parametrize("backend", ["native", "avx512", "avx2", "portable"])
-def test_a_backend_that_cannot_run_is_an_error_and_no_silent_fallback(backend, image):
-    with pytest.raises(RuntimeError, match="use 'auto' or 'reference'"):
+def test_without_compiled_kernels_their_backends_are_errors_and_no_silent_fallback(backend, image, monkeypatch):
+    monkeypatch.setattr(backends, "NATIVE", None)
+    monkeypatch.setattr(backends, "WHY_NOT", "they were never built")
+    with pytest.raises(RuntimeError, match=r"never built; use 'auto' or 'reference', or install a C compiler"):
         apply_op("rotate", image, 1, backend=backend)
+
+
+def test_a_variant_that_the_processor_lacks_is_an_error_and_no_silent_fallback(image, monkeypatch):
+    monkeypatch.setattr(backends, "NATIVE", object())
+    monkeypatch.setattr(backends, "VARIANTS", ("portable",))
+    with pytest.raises(RuntimeError, match="use one of 'auto', 'portable', 'reference'"):
+        apply_op("rotate", image, 1, backend="avx512")
+
+
+def test_auto_without_compiled_kernels_warns_once_and_gives_pillows_pixels(image, monkeypatch):
+    monkeypatch.setattr(backends, "NATIVE", None)
+    monkeypatch.setattr(backends, "WHY_NOT", "they were never built")
+    monkeypatch.delenv("AUGMIX_BACKEND", raising=False)
+    backends.warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"20 to 100 times slower .* because they were never built; install a C"):
+        first = apply_op("rotate", image, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (apply_op("rotate", image, 1) == first).all()
+    assert (first == apply_op("rotate", image, 1, backend="reference")).all()
+
+
+def test_the_environment_names_the_backend_of_auto(monkeypatch):
+    monkeypatch.setenv("AUGMIX_BACKEND", "reference")
+    assert backends.variant_of("auto") is None
+    monkeypatch.setenv("AUGMIX_BACKEND", "portabel")
+    with pytest.raises(ValueError, match="AUGMIX_BACKEND 'portabel' is unknown; did you mean 'portable'"):
+        backends.variant_of("auto")
 
 
 @pytest.mark.parametrize(
