@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from augmix_core.errors import did_you_mean
 
 if TYPE_CHECKING:
+    from augmix_core.ops import LevelLaw
     from augmix_core.views import AugMixConfig
 
 Backend = Literal["auto", "native", "avx512", "avx2", "portable", "reference"]
 BACKENDS: tuple[str, ...] = ("auto", "native", "avx512", "avx2", "portable", "reference")
 VARIANT_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2}
-OP_COUNTS = {"standard": 9, "all": 13}
-LEVEL_LAWS = {"official": 0, "released": 0, "torchvision": 1, "timm": 2}
 
 INTERFACE = 1
 MAX_CHAINS = 8
@@ -108,23 +107,32 @@ def warn_once() -> None:
 
 
 def native_plans(
-    ids: NDArray[np.integer], epoch: ArrayLike, *, seed: int, config: "AugMixConfig", image_size: tuple[int, int]
+    ids: NDArray[np.integer],
+    epoch: ArrayLike,
+    *,
+    seed: int,
+    config: "AugMixConfig",
+    law: "LevelLaw",
+    rules: NDArray[np.float64],
+    variant: str,
 ) -> NDArray[np.void]:
-    """Return (N, views - 1) PLANs; what is given has been checked."""
+    """Return (N, views - 1) PLANs; rules as `augmix_core.plan.packed_rules` gives them; all has been checked."""
     plans = np.empty((len(ids), config.views - 1), PLAN)
     NATIVE.draw_plans(
         np.ascontiguousarray(ids, np.int64),
         np.ascontiguousarray(np.broadcast_to(epoch, ids.shape), np.uint32),
+        rules,
         plans.reshape(-1).view(np.uint8),
         seed,
         config.views,
         config.width,
         config.depth,
         config.alpha,
+        law.lowest,
         config.aug_severity,
-        OP_COUNTS[config.ops],
-        LEVEL_LAWS[config.dialect],
-        *image_size,
+        law.levels,
+        law.binned,
+        VARIANT_NUMBERS[variant],
     )
     return plans
 

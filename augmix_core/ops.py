@@ -6,7 +6,10 @@ its released code, whose int() truncations and value ranges are kept. Other libr
 dialects; an op itself, at a magnitude, is always Pillow's.
 """
 
+import functools
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +34,81 @@ ALL_OPS = STANDARD_OPS + OVERLAPPING_OPS
 
 MIN_LEVEL = 0.1
 MAX_LEVEL = 10.0
-MAX_POSTERIZE_BITS_REMOVED = 4
-MAX_ROTATION_DEG = 30
-MAX_SOLARIZE_DROP = 256
-MAX_SHEAR = 0.3
-MAX_TRANSLATION_SHARE = 1 / 3  # of the image's width or height
-MAX_ENHANCEMENT = 1.8
-
 DIALECTS = ("official", "released", "torchvision", "timm")
-TORCHVISION_BINS = 10
-"""Its levels are bins 0 .. aug_severity - 1 of these; bin 0 is the identity of all geometric ops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How an op's magnitude follows from a level: base + factor * amount, amount = level * scale / levels.
+
+    Levels is 10, and 9 for torchvision, whose levels are the bins 0 to 9.
+    """
+
+    scale: float = 0
+    base: float = 0
+    factor: int = 1
+    """-1 where the magnitude falls with the level; `signed` ops draw it."""
+    signed: bool = False
+    whole: Literal["", "truncated", "rounded"] = ""
+    """What is done to the amount; for ops whose magnitude is a whole number."""
+    at_least: float = -math.inf
+
+
+@functools.lru_cache(maxsize=64)
+def magnitude_rules(dialect: str, image_size: tuple[int, int]) -> dict[str, Rule]:
+    """Return the rule of every op.
+
+    official: in the released code enhancement factors grow with the level from near 0 (black, grey), so a low level is
+    the strong one. torchvision: rotations are not truncated, enhancements go both ways from 1, and posterize keeps at
+    least the one bit that Pillow asks for. timm: neither rotations nor translations are truncated, translations go to
+    30 % of the side, enhancements both ways from 1.
+    Source: google-research/augmix, augmentations.py; torchvision.transforms.v2.AugMix; timm.data.auto_augment.
+    """
+    height, width = image_size
+    rules = {
+        "autocontrast": Rule(),
+        "equalize": Rule(),
+        "posterize": Rule(4, base=4, factor=-1, whole="truncated"),
+        "rotate": Rule(30, signed=True, whole="truncated"),
+        "solarize": Rule(256, base=256, factor=-1, whole="truncated"),
+        "shear_x": Rule(0.3, signed=True),
+        "shear_y": Rule(0.3, signed=True),
+        "translate_x": Rule(width / 3, signed=True, whole="truncated"),
+        "translate_y": Rule(height / 3, signed=True, whole="truncated"),
+        **dict.fromkeys(OVERLAPPING_OPS, Rule(1.8, base=0.1)),
+    }
+    if dialect == "torchvision":
+        rules |= {
+            "posterize": Rule(4, base=4, factor=-1, whole="rounded", at_least=1),
+            "rotate": Rule(30, signed=True),
+            "solarize": Rule(255, base=255, factor=-1, whole="truncated"),
+            **dict.fromkeys(OVERLAPPING_OPS, Rule(0.9, base=1, signed=True)),
+        }
+    if dialect == "timm":
+        rules |= {
+            "rotate": Rule(30, signed=True),
+            "translate_x": Rule(0.3 * width, signed=True),
+            "translate_y": Rule(0.3 * height, signed=True),
+            **dict.fromkeys(OVERLAPPING_OPS, Rule(0.9, base=1, signed=True, at_least=0.1)),
+        }
+    return rules
+
+
+@dataclass(frozen=True, slots=True)
+class LevelLaw:
+    """Where levels are drawn: uniformly from lowest to aug_severity; as whole numbers if they are bins."""
+
+    lowest: float = MIN_LEVEL
+    levels: int = 10
+    binned: bool = False
+
+
+LEVEL_LAWS = {"torchvision": LevelLaw(0, 9, binned=True), "timm": LevelLaw(0)}
+
+
+def level_law(dialect: str) -> LevelLaw:
+    """Return the dialect's."""
+    return LEVEL_LAWS.get(dialect, LevelLaw())
 
 
 def magnitude_of(
@@ -49,79 +117,16 @@ def magnitude_of(
     """Return the magnitude that a dialect gives an op at a level.
 
     Args:
-        level: in [0, 10]; for torchvision a bin, 0 to 9. Integer-valued ops truncate toward zero.
+        level: in [0, 10]; for torchvision a bin, 0 to 9.
         negative: the coin for ops that have a direction; the others ignore it.
         image_size: (H, W) in pixels, for the translation bounds.
-    Note:
-        In the official dialect the enhancement factors grow with the level from near 0 (black, grey), so a low level is
-        the strong one.
-    Source: google-research/augmix, augmentations.py; torchvision.transforms.v2.AugMix; timm.data.auto_augment.
     """
-    height, width = image_size
+    rule = magnitude_rules(dialect, image_size)[name]
+    amount = level * rule.scale / level_law(dialect).levels
+    if rule.whole:
+        amount = int(amount + (0.5 if rule.whole == "rounded" else 0))
     sign = -1 if negative else 1
-    match dialect:
-        case "torchvision":
-            return torchvision_magnitude(name, level, sign, height, width)
-        case "timm":
-            return timm_magnitude(name, level, sign, height, width)
-    return official_magnitude(name, level, sign, height, width)
-
-
-def official_magnitude(name: str, level: float, sign: int, height: int, width: int) -> float:
-    """The released code's."""
-    match name:
-        case "autocontrast" | "equalize":
-            return 0
-        case "posterize":
-            return 4 - int(level * MAX_POSTERIZE_BITS_REMOVED / 10)
-        case "solarize":
-            return 256 - int(level * MAX_SOLARIZE_DROP / 10)
-        case "rotate":
-            return sign * int(level * MAX_ROTATION_DEG / 10)
-        case "shear_x" | "shear_y":
-            return sign * (level * MAX_SHEAR / 10)
-        case "translate_x":
-            return sign * int(level * (width / 3) / 10)
-        case "translate_y":
-            return sign * int(level * (height / 3) / 10)
-        case "color" | "contrast" | "brightness" | "sharpness":
-            return level * MAX_ENHANCEMENT / 10 + 0.1
-    raise AssertionError(name)
-
-
-def torchvision_magnitude(name: str, level: float, sign: int, height: int, width: int) -> float:
-    """Ten bins of each range; rotations are not truncated, enhancements go both ways from 1. At least 1 bit is kept."""
-    last = TORCHVISION_BINS - 1
-    match name:
-        case "posterize":
-            return max(1, round(4 - level * MAX_POSTERIZE_BITS_REMOVED / last))
-        case "solarize":
-            return math.ceil(255 - level * 255 / last)
-        case "rotate":
-            return sign * (level * MAX_ROTATION_DEG / last)
-        case "shear_x" | "shear_y":
-            return sign * (level * MAX_SHEAR / last)
-        case "translate_x":
-            return sign * int(level * (width / 3) / last)
-        case "translate_y":
-            return sign * int(level * (height / 3) / last)
-        case "color" | "contrast" | "brightness" | "sharpness":
-            return 1 + sign * (level * 0.9 / last)
-    return official_magnitude(name, level, sign, height, width)
-
-
-def timm_magnitude(name: str, level: float, sign: int, height: int, width: int) -> float:
-    """Fractions of degrees and pixels; translations to 30 % of the side; enhancements go both ways from 1."""
-    match name:
-        case "rotate":
-            return sign * (level * MAX_ROTATION_DEG / 10)
-        case "translate_x":
-            return sign * (level * 0.3 / 10 * width)
-        case "translate_y":
-            return sign * (level * 0.3 / 10 * height)
-        case "color" | "contrast" | "brightness" | "sharpness":
-            return max(0.1, 1 + sign * (level * 0.9 / 10))
-    return official_magnitude(name, level, sign, height, width)
+    return max(rule.base + (sign if rule.signed else rule.factor) * amount, rule.at_least)
 
 
 def apply_op(
@@ -160,8 +165,8 @@ def check_magnitude(name: str, magnitude: float, image_size: tuple[int, int]) ->
     bounds: dict[str, tuple[float, float]] = {
         "posterize": (1, 8),
         "solarize": (0, 256),
-        "translate_x": (-width * MAX_TRANSLATION_SHARE, width * MAX_TRANSLATION_SHARE),
-        "translate_y": (-height * MAX_TRANSLATION_SHARE, height * MAX_TRANSLATION_SHARE),
+        "translate_x": (-width / 3, width / 3),
+        "translate_y": (-height / 3, height / 3),
     } | dict.fromkeys(OVERLAPPING_OPS, (0, math.inf))
     low, high = bounds.get(name, (-math.inf, math.inf))
     if name in ("autocontrast", "equalize"):

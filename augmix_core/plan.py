@@ -15,6 +15,7 @@ too, word for word.
 Source: AugMix (Hendrycks et al., 2020), algorithm 1; ranges as in its released code.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from augmix_core.ops import ALL_OPS, MIN_LEVEL, STANDARD_OPS, magnitude_of
+from augmix_core import backends
+from augmix_core.ops import ALL_OPS, STANDARD_OPS, level_law, magnitude_of, magnitude_rules
 from augmix_core.philox import Purpose, below, uniform, words
 
 if TYPE_CHECKING:
@@ -118,14 +120,38 @@ def draw_plans(
     ]
 
 
+def draw_packed_plans(
+    ids: NDArray[np.integer],
+    *,
+    epoch: ArrayLike,
+    seed: int,
+    config: "AugMixConfig",
+    image_size: tuple[int, int],
+    variant: str,
+) -> NDArray[np.void]:
+    """Return the same plans as `draw_plans`, (N, views - 1) `backends.PLAN`s drawn by the compiled kernels."""
+    rules = packed_rules(config.dialect, config.ops, image_size)
+    law = level_law(config.dialect)
+    return backends.native_plans(ids, epoch, seed=seed, config=config, law=law, rules=rules, variant=variant)
+
+
+@functools.lru_cache(maxsize=64)
+def packed_rules(dialect: str, ops: str, image_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return (number of ops, 7): the C struct Rule of each op."""
+    rules = magnitude_rules(dialect, image_size)
+    return np.array(
+        [
+            (r.scale, r.base, r.factor, r.signed, r.whole != "", 0.5 if r.whole == "rounded" else 0, r.at_least)
+            for r in (rules[name] for name in (STANDARD_OPS if ops == "standard" else ALL_OPS))
+        ]
+    )
+
+
 def draw_levels(word: NDArray[np.uint32], config: "AugMixConfig") -> NDArray[np.float64]:
-    """The level of each op call, as the dialect samples it; see `augmix_core.ops.magnitude_of`."""
-    match config.dialect:
-        case "torchvision":
-            return below(word, int(config.aug_severity)).astype(np.float64)
-        case "timm":
-            return uniform(word) * config.aug_severity
-    return MIN_LEVEL + uniform(word) * (config.aug_severity - MIN_LEVEL)
+    """The level of each op call, as the dialect samples it."""
+    law = level_law(config.dialect)
+    level = law.lowest + uniform(word) * (config.aug_severity - law.lowest)
+    return np.trunc(level) if law.binned else level
 
 
 def draw_depths(draw: Draw, config: "AugMixConfig") -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from augmix_core.backends import Backend
 from augmix_core.errors import did_you_mean
 from augmix_core.ops import DIALECTS, MAX_LEVEL, MIN_LEVEL, check_fill, check_images
 from augmix_core.philox import check_counters
-from augmix_core.plan import MAX_DEPTH, MAX_WIDTH, draw_plans
+from augmix_core.plan import MAX_DEPTH, MAX_WIDTH, draw_packed_plans, draw_plans
 from augmix_core.reference import augmented_view
 
 RELEASED_FILL = 128
@@ -136,7 +136,7 @@ def augmix(
     if variant is None:
         return reference_views(images, ids, np.asarray(epoch), seed, config, layout, normalize and (scale, shift))
     height, width = images.shape[1:3]
-    plans = backends.native_plans(ids, epoch, seed=seed, config=config, image_size=(height, width))
+    plans = draw_packed_plans(ids, epoch=epoch, seed=seed, config=config, image_size=(height, width), variant=variant)
     shape = (height, width, 3) if layout == "HWC" else (3, height, width)
     views = np.empty((len(images), config.views, *shape), np.uint8 if normalize is None else np.float32)
     backends.native_views(images, plans, views, config=config, variant=variant, scale=scale, shift=shift)

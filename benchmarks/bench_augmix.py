@@ -27,7 +27,7 @@ from augmix_core import AugMixConfig, augmix, backends
 from augmix_core.crop import resize_and_center_crop
 from augmix_core.decode import decode_rgb
 from augmix_core.ops import STANDARD_OPS, magnitude_of
-from augmix_core.plan import draw_plans
+from augmix_core.plan import draw_packed_plans, draw_plans
 from augmix_core.reference import pillow_op
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -170,8 +170,8 @@ def plan_drawing(rounds: int) -> list[str]:
 
 def compiled_plans(ids: NDArray[np.int64], *, epoch: int, seed: int, config: AugMixConfig, image_size: tuple) -> object:
     """Plans by the compiled kernels, drawn like `draw_plans`."""
-    backends.variant_of("native")
-    return backends.native_plans(ids, epoch, seed=seed, config=config, image_size=image_size)
+    variant = backends.variant_of("native")
+    return draw_packed_plans(ids, epoch=epoch, seed=seed, config=config, image_size=image_size, variant=variant)
 
 
 def photographs(folder: Path, count: int, size: int) -> NDArray[np.uint8]:

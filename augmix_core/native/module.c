@@ -88,19 +88,20 @@ static PyObject *variants(PyObject *self, PyObject *unused) {
 
 static PyObject *draw_plans(PyObject *self, PyObject *arguments) {
     (void)self;
-    Py_buffer ids, epochs, plans;
+    Py_buffer ids, epochs, rules, plans;
     unsigned long long seed;
-    int views;
+    int views, variant;
     PlanLaw law;
-    if (!PyArg_ParseTuple(arguments, "y*y*w*Kiiiddiiii:draw_plans", &ids, &epochs, &plans, &seed, &views, &law.width,
-                          &law.depth, &law.alpha, &law.aug_severity, &law.op_count, &law.dialect, &law.image_height,
-                          &law.image_width))
+    if (!PyArg_ParseTuple(arguments, "y*y*y*w*Kiiiddddpi:draw_plans", &ids, &epochs, &rules, &plans, &seed, &views,
+                          &law.width, &law.depth, &law.alpha, &law.lowest, &law.severity, &law.levels,
+                          &law.is_binned, &variant))
         return NULL;
     law.seed = seed;
+    law.rules = rules.buf;
+    law.op_count = (int)(rules.len / (Py_ssize_t)sizeof(Rule));
     Py_ssize_t count = ids.len / 8;
-    int sound = check_image(law.image_height, law.image_width) &&
-                check(law.width >= 1 && law.width <= MAX_WIDTH && views >= 1 && views <= MAX_VIEWS &&
-                          law.depth >= -1 && law.depth <= MAX_DEPTH && law.op_count >= 1 && law.op_count <= OP_COUNT,
+    int sound = check_variant(variant) && check(law.width >= 1 && law.width <= MAX_WIDTH && views >= 1 && views <= MAX_VIEWS && law.depth >= -1 &&
+                          law.depth <= MAX_DEPTH && law.op_count >= 1 && law.op_count <= OP_COUNT,
                       "views, width, depth or the number of ops is out of range") &&
                 check(epochs.len == count * 4 && plans.len == count * (views - 1) * (Py_ssize_t)sizeof(Plan),
                       "ids, epochs and plans must be int64, uint32 and Plan, one for each sample (and view)");
@@ -111,11 +112,12 @@ static PyObject *draw_plans(PyObject *self, PyObject *arguments) {
         Py_BEGIN_ALLOW_THREADS;
         for (Py_ssize_t n = 0; n < count; n++)
             for (int view = 1; view < views; view++)
-                draw_plan(plan++, &law, (uint64_t)id[n], epoch[n], (uint32_t)view);
+                draw_plan(variant, plan++, &law, (uint64_t)id[n], epoch[n], (uint32_t)view);
         Py_END_ALLOW_THREADS;
     }
     PyBuffer_Release(&ids);
     PyBuffer_Release(&epochs);
+    PyBuffer_Release(&rules);
     PyBuffer_Release(&plans);
     if (!sound) return NULL;
     Py_RETURN_NONE;

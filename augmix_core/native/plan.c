@@ -5,14 +5,13 @@
 #include "plan.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "philox.h"
 
 enum { PLAN_PURPOSE = 1, DEPTH_BLOCK = 2, OPS_BLOCK = 4, GAMMA_BLOCK = 64, GAMMA_BLOCKS_EACH = 32, GAMMA_TRIES = 48 };
 enum { RANDOM_DEPTH = 3, ONE_Q15 = 32768 };
 
-static const double MIN_LEVEL = 0.1, TINY = 1e-300, LN2 = 0.6931471805599453;
+static const double TINY = 1e-300, LN2 = 0.6931471805599453;
 
 typedef struct {
     uint64_t seed;
@@ -20,11 +19,18 @@ typedef struct {
     uint32_t epoch, view;
 } Stream;
 
-static Words draw(const Stream *stream, uint32_t block) {
-    Words counter = {{(uint32_t)stream->sample_id, (uint32_t)(stream->sample_id >> 32),
-                      (uint32_t)PLAN_PURPOSE << 24 | stream->view << 16 | block, stream->epoch}};
-    return philox4x32(counter, stream->seed);
+static Words counter_of(const Stream *stream, uint32_t block) {
+    return (Words){{(uint32_t)stream->sample_id, (uint32_t)(stream->sample_id >> 32),
+                    (uint32_t)PLAN_PURPOSE << 24 | stream->view << 16 | block, stream->epoch}};
 }
+
+static Words draw(const Stream *stream, uint32_t block) { return philox4x32(counter_of(stream, block), stream->seed); }
+
+static void philox_portable(Blocks *blocks, int count, uint64_t key) { philox_body(blocks, count, key); }
+#if defined(HAVE_X86)
+WITH_AVX2 static void philox_avx2(Blocks *blocks, int count, uint64_t key) { philox_body(blocks, count, key); }
+WITH_AVX512 static void philox_avx512(Blocks *blocks, int count, uint64_t key) { philox_body(blocks, count, key); }
+#endif
 
 static double uniform(uint32_t word) { return word * 0x1p-32; }
 
@@ -83,12 +89,11 @@ static void normalise_exp(double *log_gamma, int count) {
 }
 
 /* alpha = 1: Dirichlet(1, ..) is the spacings of sorted uniforms, Beta(1, 1) a uniform. */
-static void draw_uniform_weights(Plan *plan, const Stream *stream, int width) {
-    Words words[2] = {draw(stream, 0), width > 4 ? draw(stream, 1) : (Words){{0}}};
+static void draw_uniform_weights(Plan *plan, const Blocks *blocks, int width) {
     double cuts[MAX_WIDTH];
-    plan->skip_weight = uniform(words[0].word[0]);
+    plan->skip_weight = uniform(blocks->word[0][0]);
     for (int i = 0; i < width - 1; i++) {
-        double cut = uniform(words[(i + 1) / 4].word[(i + 1) % 4]);
+        double cut = uniform(blocks->word[(i + 1) % 4][(i + 1) / 4]);
         int at = i;
         for (; at > 0 && cuts[at - 1] > cut; at--) cuts[at] = cuts[at - 1];
         cuts[at] = cut;
@@ -129,126 +134,49 @@ void round_weights(Plan *plan, int width) {
     }
 }
 
-static double draw_level(const PlanLaw *law, uint32_t word) {
-    switch (law->dialect) {
-        case TORCHVISION:
-            return below(word, (uint32_t)law->aug_severity); /* a bin: 0 .. 9 */
-        case TIMM:
-            return uniform(word) * law->aug_severity;
-        default:
-            return MIN_LEVEL + uniform(word) * (law->aug_severity - MIN_LEVEL);
-    }
+/* One op call from its two words. Choices are products with 0 or 1, which are exact: ops are random, and a branch would
+   be guessed wrong most of the time. */
+static double draw_magnitude(const PlanLaw *law, const Rule *rule, uint32_t level_word, double sign) {
+    double level = law->lowest + uniform(level_word) * (law->severity - law->lowest);
+    if (law->is_binned) level = (double)(int32_t)level;
+    double amount = level * rule->scale / law->levels, whole = (double)(int32_t)(amount + rule->half);
+    amount = rule->is_whole * whole + (1 - rule->is_whole) * amount;
+    double direction = rule->is_signed * sign + (1 - rule->is_signed) * rule->factor;
+    double magnitude = rule->base + direction * amount;
+    return magnitude > rule->at_least ? magnitude : rule->at_least;
 }
 
-static double official_magnitude(Op op, double level, int sign, double height, double width) {
-    switch (op) {
-        case POSTERIZE:
-            return 4 - trunc(level * 4 / 10);
-        case SOLARIZE:
-            return 256 - trunc(level * 256 / 10);
-        case ROTATE:
-            return sign * trunc(level * 30 / 10);
-        case SHEAR_X:
-        case SHEAR_Y:
-            return sign * (level * 0.3 / 10);
-        case TRANSLATE_X:
-            return sign * trunc(level * (width / 3) / 10);
-        case TRANSLATE_Y:
-            return sign * trunc(level * (height / 3) / 10);
-        case COLOR:
-        case CONTRAST:
-        case BRIGHTNESS:
-        case SHARPNESS:
-            return level * 1.8 / 10 + 0.1;
-        default:
-            return 0;
+/* All blocks but those of gamma variates, at once. */
+static void draw_blocks(int variant, const PlanLaw *law, const Stream *stream, int deepest, Blocks *blocks) {
+    int count = 0, each = (deepest + 1) / 2;
+    for (int block = 0; block < OPS_BLOCK + law->width * each || count % 16 != 0; block++, count++) {
+        int call = block - OPS_BLOCK;
+        Words counter = counter_of(stream, (uint32_t)(call < 0 ? block : OPS_BLOCK + 4 * (call / each) + call % each));
+        for (int k = 0; k < 4; k++) blocks->word[k][count] = counter.word[k];
     }
+    SELECT(variant, philox)(blocks, count, stream->seed);
 }
 
-static double torchvision_magnitude(Op op, double bin, int sign, double height, double width) {
-    switch (op) {
-        case POSTERIZE:
-            return fmax(1, rint(4 - bin * 4 / 9)); /* Pillow keeps at least one bit */
-        case SOLARIZE:
-            return ceil(255 - bin * 255 / 9);
-        case ROTATE:
-            return sign * (bin * 30 / 9);
-        case SHEAR_X:
-        case SHEAR_Y:
-            return sign * (bin * 0.3 / 9);
-        case TRANSLATE_X:
-            return sign * trunc(bin * (width / 3) / 9);
-        case TRANSLATE_Y:
-            return sign * trunc(bin * (height / 3) / 9);
-        case COLOR:
-        case CONTRAST:
-        case BRIGHTNESS:
-        case SHARPNESS:
-            return 1 + sign * (bin * 0.9 / 9);
-        default:
-            return 0;
-    }
-}
-
-static double timm_magnitude(Op op, double level, int sign, double height, double width) {
-    double factor;
-    switch (op) {
-        case ROTATE:
-            return sign * (level * 30 / 10);
-        case TRANSLATE_X:
-            return sign * (level * 0.3 / 10 * width);
-        case TRANSLATE_Y:
-            return sign * (level * 0.3 / 10 * height);
-        case COLOR:
-        case CONTRAST:
-        case BRIGHTNESS:
-        case SHARPNESS:
-            factor = 1 + sign * (level * 0.9 / 10);
-            return factor > 0.1 ? factor : 0.1;
-        default:
-            return official_magnitude(op, level, sign, height, width);
-    }
-}
-
-static double magnitude_of(const PlanLaw *law, Op op, double level, int sign) {
-    double height = law->image_height, width = law->image_width;
-    switch (law->dialect) {
-        case TORCHVISION:
-            return torchvision_magnitude(op, level, sign, height, width);
-        case TIMM:
-            return timm_magnitude(op, level, sign, height, width);
-        default:
-            return official_magnitude(op, level, sign, height, width);
-    }
-}
-
-static void draw_chain(Plan *plan, const PlanLaw *law, const Stream *stream, int chain) {
-    Words words = {{0}};
-    for (int k = 0; k < plan->depth[chain]; k++) {
-        if (k % 2 == 0) words = draw(stream, (uint32_t)(OPS_BLOCK + 4 * chain + k / 2));
-        uint32_t level_word = words.word[2 * (k % 2)], op_word = words.word[2 * (k % 2) + 1];
-        Op op = (Op)(((uint64_t)(op_word >> 1) * (uint32_t)law->op_count) >> 31);
-        int sign = op_word & 1 ? -1 : 1;
-        plan->op[chain][k] = (uint8_t)op;
-        plan->magnitude[chain][k] = magnitude_of(law, op, draw_level(law, level_word), sign);
-    }
-}
-
-void draw_plan(Plan *plan, const PlanLaw *law, uint64_t sample_id, uint32_t epoch, uint32_t view) {
+void draw_plan(int variant, Plan *plan, const PlanLaw *law, uint64_t sample_id, uint32_t epoch, uint32_t view) {
     Stream stream = {law->seed, sample_id, epoch, view};
+    Blocks blocks;
+    int deepest = law->depth == -1 ? RANDOM_DEPTH : law->depth;
+    draw_blocks(variant, law, &stream, deepest, &blocks);
     if (law->alpha == 1.0)
-        draw_uniform_weights(plan, &stream, law->width);
+        draw_uniform_weights(plan, &blocks, law->width);
     else
         draw_gamma_weights(plan, &stream, law->width, law->alpha);
     round_weights(plan, law->width);
-    if (law->depth == -1) {
-        for (int chain = 0; chain < law->width; chain += 4) {
-            Words words = draw(&stream, (uint32_t)(DEPTH_BLOCK + chain / 4));
-            for (int i = 0; i < 4 && chain + i < law->width; i++)
-                plan->depth[chain + i] = (uint8_t)(1 + below(words.word[i], RANDOM_DEPTH));
+    int block = OPS_BLOCK;
+    for (int chain = 0; chain < law->width; chain++, block += (deepest + 1) / 2) {
+        uint32_t depth_word = blocks.word[chain % 4][DEPTH_BLOCK + chain / 4];
+        plan->depth[chain] = (uint8_t)(law->depth == -1 ? 1 + below(depth_word, RANDOM_DEPTH) : (uint32_t)deepest);
+        for (int k = 0; k < deepest; k++) {
+            uint32_t level_word = blocks.word[2 * (k % 2)][block + k / 2];
+            uint32_t op_word = blocks.word[2 * (k % 2) + 1][block + k / 2];
+            int op = (int)(((uint64_t)(op_word >> 1) * (uint32_t)law->op_count) >> 31);
+            plan->op[chain][k] = (uint8_t)op;
+            plan->magnitude[chain][k] = draw_magnitude(law, &law->rules[op], level_word, 1 - 2.0 * (op_word & 1));
         }
-    } else {
-        memset(plan->depth, law->depth, (size_t)law->width);
     }
-    for (int chain = 0; chain < law->width; chain++) draw_chain(plan, law, &stream, chain);
 }

@@ -24,8 +24,10 @@ typedef enum {
     OP_COUNT
 } Op;
 
-/* Whose levels and magnitudes; see augmix_core.ops.magnitude_of. */
-enum { OFFICIAL = 0, TORCHVISION = 1, TIMM = 2 };
+/* How an op's magnitude follows from a level: augmix_core.ops.Rule, flattened. */
+typedef struct {
+    double scale, base, factor, is_signed, is_whole, half, at_least;
+} Rule;
 
 /* One augmented view. augmix_core.backends.PLAN is the same layout; both sides check the size. */
 typedef struct {
@@ -39,16 +41,17 @@ typedef struct {
 
 typedef struct {
     uint64_t seed;
-    double aug_severity;
     double alpha;
+    double lowest, severity; /* levels are uniform between these */
+    double levels;           /* the level at which a rule's scale is reached */
+    int is_binned;           /* levels are whole numbers */
     int width;
     int depth; /* -1: 1 to 3 at random */
     int op_count;
-    int dialect;
-    int image_height, image_width;
+    const Rule *rules;
 } PlanLaw;
 
-void draw_plan(Plan *plan, const PlanLaw *law, uint64_t sample_id, uint32_t epoch, uint32_t view);
+void draw_plan(int variant, Plan *plan, const PlanLaw *law, uint64_t sample_id, uint32_t epoch, uint32_t view);
 void round_weights(Plan *plan, int width);
 
 #endif

@@ -31,7 +31,8 @@ enum { UNCERTAIN = 32 };
 
 typedef struct {
     double matrix[6]; /* source x = m0 x + m1 y + m2, source y = m3 x + m4 y + m5, of pixel centres */
-    double inverse_x, inverse_y; /* 1 / m0 and 1 / m3, 0 where those are too small */
+    double inverse_x, inverse_y; /* 1 / m0 and 1 / m3 */
+    int is_level;                /* whether one of those is too small to divide by */
     int64_t walk_x, walk_y; /* one pixel further in x: in 1/2**42 */
     int32_t step_x, step_y; /* the same in 1/2**26 */
     int height, width;
@@ -59,12 +60,14 @@ int rotates_nothing(double degrees) { return positive_angle(degrees) == 0; }
 static Rotation rotation_of(double angle, const Shape *shape) {
     double radians = -(angle * (3.141592653589793 / 180.0));
     double cosine = round_15(cos(radians)), sine = round_15(sin(radians)), minus_sine = round_15(-sin(radians));
+    int is_level = fabs(cosine) < 1e-6 || fabs(sine) < 1e-6;
     double center_x = shape->width / 2.0, center_y = shape->height / 2.0;
     Rotation rotation = {
         .matrix = {cosine, sine, cosine * -center_x + sine * -center_y + center_x, minus_sine, cosine,
                    minus_sine * -center_x + cosine * -center_y + center_y},
-        .inverse_x = fabs(cosine) > 1e-6 ? 1 / cosine : 0,
-        .inverse_y = fabs(sine) > 1e-6 ? 1 / minus_sine : 0,
+        .inverse_x = is_level ? 1 : 1 / cosine,
+        .inverse_y = is_level ? 1 : 1 / minus_sine,
+        .is_level = is_level,
         .walk_x = (int64_t)rint(cosine * 0x1p42),
         .walk_y = (int64_t)rint(minus_sine * 0x1p42),
         .step_x = (int32_t)rint(cosine * (1 << FRACTION_BITS)),
@@ -90,35 +93,46 @@ static int is_inside(const Rotation *r, int x, int y) {
 }
 
 /* Narrows [*first, *last] to where 0 <= start + x / inverse_slope < length, give or take rounding. */
-static void narrow(double start, double inverse_slope, double length, double *first, double *last) {
+ALWAYS_INLINE void narrow(double start, double inverse_slope, double length, double *first, double *last) {
     double at_zero = -start * inverse_slope, at_length = (length - start) * inverse_slope;
     double low = inverse_slope > 0 ? at_zero : at_length, high = inverse_slope > 0 ? at_length : at_zero;
     *first = low > *first ? low : *first;
     *last = high < *last ? high : *last;
 }
 
-static int is_close_to_whole(double value) {
-    double rest = value - (int)value;
-    return rest < 1e-6 || rest > 1 - 1e-6;
+/* The pixels of each row that have a source. What the loop reads is copied first, so that the compiler knows that it
+   stays. */
+ALWAYS_INLINE void estimate_rows(const Rotation *rotation, const Lines *lines) {
+    const Rotation r = *rotation;
+    const Lines rows = *lines;
+    for (int y = 0; y < r.height; y++) {
+        double first = 0, last = r.width;
+        narrow(source_x(&r, 0, y), r.inverse_x, r.width, &first, &last);
+        narrow(source_y(&r, 0, y), r.inverse_y, r.height, &first, &last);
+        int32_t is_close = r.is_level;
+        rows.begin[y] = r.is_level ? 0 : first_from(first, r.width, &is_close);
+        rows.end[y] = r.is_level ? r.width : first_from(last, r.width, &is_close);
+        rows.is_close[y] = is_close;
+    }
 }
 
-/* The pixels of row y that have a source, [*begin, *end): estimated, and settled by Pillow's own sums where rounding
-   could matter. */
-static void find_inside(const Rotation *r, int y, int *begin, int *end) {
-    double first = 0, last = r->width;
-    *begin = *end = 0;
-    if (r->inverse_x != 0) narrow(source_x(r, 0, y), r->inverse_x, r->width, &first, &last);
-    if (r->inverse_y != 0) narrow(source_y(r, 0, y), r->inverse_y, r->height, &first, &last);
-    if (last < first - 1) return;
-    int from = (int)first + (first > (int)first), to = (int)last + (last > (int)last);
-    if (r->inverse_x == 0 || r->inverse_y == 0 || is_close_to_whole(first) || is_close_to_whole(last)) {
-        from = from > 0 ? from - 1 : 0;
-        to = to < r->width ? to + 1 : r->width;
-        while (from < to && !is_inside(r, from, y)) from++;
-        while (to > from && !is_inside(r, to - 1, y)) to--;
+static void estimate_portable(const Rotation *r, const Lines *rows) { estimate_rows(r, rows); }
+#if defined(HAVE_X86)
+WITH_AVX2 static void estimate_avx2(const Rotation *r, const Lines *rows) { estimate_rows(r, rows); }
+WITH_AVX512 static void estimate_avx512(const Rotation *r, const Lines *rows) { estimate_rows(r, rows); }
+#endif
+
+/* Settles what is not certain by Pillow's own sums. */
+static void find_inside(const Rotation *r, const Lines *rows, int y) {
+    int begin = rows->begin[y], end = rows->end[y];
+    if (rows->is_close[y]) {
+        begin = begin > 0 ? begin - 1 : 0;
+        end = end < r->width ? end + 1 : r->width;
+        while (begin < end && !is_inside(r, begin, y)) begin++;
+        while (end > begin && !is_inside(r, end - 1, y)) end--;
     }
-    *begin = from;
-    *end = to > from ? to : from;
+    rows->begin[y] = begin;
+    rows->end[y] = end > begin ? end : begin;
 }
 
 static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
@@ -138,13 +152,21 @@ static uint8_t exact_pixel(const Rotation *r, const uint8_t *plane, int x, int y
     return (uint8_t)(above + (below - above) * dy);
 }
 
-/* Pixels x + i of row y, all channels, for the bits i of `lanes`. */
-__attribute__((noinline)) static void settle_pixels(const Rotation *r, const uint8_t *source, uint8_t *target, int x, int y, uint32_t lanes) {
-    for (; lanes; lanes &= lanes - 1) {
-        int at = x + __builtin_ctz(lanes);
-        for (int channel = 0; channel < CHANNELS; channel++)
-            target[channel * r->pitch + (size_t)y * (size_t)r->width + (size_t)at] =
-                exact_pixel(r, source + channel * r->pitch, at, y);
+/* Values that are to be settled in double: bit i of a channel is pixel i of a group. */
+typedef struct {
+    int any;
+    uint32_t lanes[CHANNELS];
+} Open;
+
+__attribute__((noinline)) static void settle(const Rotation *r, const uint8_t *source, uint8_t *target, int x, int y,
+                                             int count, const Open *open) {
+    for (int channel = 0; channel < CHANNELS; channel++) {
+        const uint8_t *plane = source + channel * r->pitch;
+        uint8_t *row = target + channel * r->pitch + (size_t)y * (size_t)r->width;
+        for (uint32_t lanes = open->lanes[channel] & ((1u << count) - 1); lanes; lanes &= lanes - 1) {
+            int at = x + __builtin_ctz(lanes);
+            row[at] = exact_pixel(r, plane, at, y);
+        }
     }
 }
 
@@ -182,11 +204,11 @@ static inline Group group_at(const Rotation *r, int64_t at_x, int64_t at_y, int 
 static inline int is_uncertain(int32_t at) { return ((at + UNCERTAIN) & FRACTION_MASK) < 2 * UNCERTAIN; }
 
 /* What the versions below have in common: one group, whose first target pixel lies `out` bytes into each plane. They
-   may write up to OVERRUN bytes too many, and return the lanes that are to be settled in double. */
+   may write up to OVERRUN bytes too many. */
 
 /* In float32, whose rounding takes the place of the cut: 6 operations on values up to 255 * 2**14 are off by up to 1.5.
    Written as loops over the group that compilers vectorise. */
-ALWAYS_INLINE uint32_t rotate_group1(const Rotation *r, const Group *group, const uint8_t *source, uint8_t *target,
+ALWAYS_INLINE Open rotate_group1(const Rotation *r, const Group *group, const uint8_t *source, uint8_t *target,
                                      size_t out, int is_edge) {
     enum { GROUP = 16 };
     size_t width = (size_t)r->width, at[GROUP], right[GROUP], below[GROUP];
@@ -210,33 +232,37 @@ ALWAYS_INLINE uint32_t rotate_group1(const Rotation *r, const Group *group, cons
         }
         at[i] = (size_t)row * width + (size_t)column;
     }
-    int is_close = 0;
+    /* All channels are fetched before the first is used: what was stored in small pieces is slow to load at once. */
+    uint8_t upper[CHANNELS][2 * GROUP], lower[CHANNELS][2 * GROUP];
     for (int channel = 0; channel < CHANNELS; channel++) {
         const uint8_t *plane = source + channel * r->pitch;
-        uint8_t upper[2 * GROUP], lower[2 * GROUP];
         for (int i = 0; i < GROUP; i++) {
-            memcpy(upper + 2 * i, plane + at[i], 2);
-            memcpy(lower + 2 * i, plane + at[i] + below[i], 2);
+            memcpy(upper[channel] + 2 * i, plane + at[i], 2);
+            memcpy(lower[channel] + 2 * i, plane + at[i] + below[i], 2);
             if (!is_edge || right[i]) continue;
-            upper[2 * i + 1] = upper[2 * i];
-            lower[2 * i + 1] = lower[2 * i];
+            upper[channel][2 * i + 1] = upper[channel][2 * i];
+            lower[channel][2 * i + 1] = lower[channel][2 * i];
         }
+    }
+    int is_close = 0;
+    for (int channel = 0; channel < CHANNELS; channel++) {
         uint8_t *to = target + channel * r->pitch + out;
         for (int i = 0; i < GROUP; i++) {
-            float a = upper[2 * i], b = upper[2 * i + 1], c = lower[2 * i], d = lower[2 * i + 1];
+            float a = upper[channel][2 * i], b = upper[channel][2 * i + 1];
+            float c = lower[channel][2 * i], d = lower[channel][2 * i + 1];
             float first = a + (b - a) * dx[i], second = c + (d - c) * dx[i];
             sum[channel][i] = (int32_t)((first + (second - first) * dy[i]) * (1 << RESULT_BITS)) + ERROR;
             is_close |= (sum[channel][i] & RESULT_MASK) < 2 * ERROR;
             to[i] = (uint8_t)(sum[channel][i] >> RESULT_BITS);
         }
     }
-    uint32_t open = 0;
+    Open open = {.any = is_close};
     for (int i = 0; is_close && i < group->count; i++) {
         for (int channel = 0; channel < CHANNELS; channel++) {
             if ((sum[channel][i] & RESULT_MASK) >= 2 * ERROR) continue;
             const uint8_t *a = source + channel * r->pitch + at[i], *c = a + below[i];
             int is_flat = a[0] == a[right[i]] && a[0] == c[0] && a[0] == c[right[i]];
-            if (!is_flat || is_uncertain(at_x[i]) || is_uncertain(at_y[i])) open |= 1u << i;
+            if (!is_flat || is_uncertain(at_x[i]) || is_uncertain(at_y[i])) open.lanes[channel] |= 1u << i;
         }
     }
     return open;
@@ -282,7 +308,7 @@ WITH_AVX2 ALWAYS_INLINE __m256i uncertain8(__m256i at) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(2 * UNCERTAIN), within);
 }
 
-WITH_AVX2 ALWAYS_INLINE uint32_t rotate_group8(const Rotation *r, const Group *group, const uint8_t *source,
+WITH_AVX2 ALWAYS_INLINE Open rotate_group8(const Rotation *r, const Group *group, const uint8_t *source,
                                                uint8_t *target, size_t out, int is_edge) {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), mask = _mm256_set1_epi32(FRACTION_MASK);
     /* pshufb indices of the bytes (x, none, x + 1, none) of each lane: it gives 0 for 0x80 and above */
@@ -334,16 +360,18 @@ WITH_AVX2 ALWAYS_INLINE uint32_t rotate_group8(const Rotation *r, const Group *g
     }
     const __m256i limit = _mm256_set1_epi32(2 * ERROR);
     __m256i nearest = _mm256_min_epi32(_mm256_min_epi32(within[0], within[1]), within[2]);
-    if (_mm256_testz_si256(_mm256_cmpgt_epi32(limit, nearest), _mm256_set1_epi32(-1))) return 0;
-    __m256i uncertain = _mm256_or_si256(uncertain8(at_x), uncertain8(at_y)), open = _mm256_setzero_si256();
+    if (_mm256_testz_si256(_mm256_cmpgt_epi32(limit, nearest), _mm256_set1_epi32(-1))) return (Open){0};
+    __m256i uncertain = _mm256_or_si256(uncertain8(at_x), uncertain8(at_y));
+    Open open = {.any = 1};
     for (int channel = 0; channel < CHANNELS; channel++) { /* equal neighbours are exact, and large areas are flat */
         __m256i turned = _mm256_or_si256(_mm256_slli_epi32(upper[channel], 16), _mm256_srli_epi32(upper[channel], 16));
         __m256i flat = _mm256_and_si256(_mm256_cmpeq_epi32(upper[channel], lower[channel]),
                                         _mm256_cmpeq_epi32(upper[channel], turned));
         __m256i exact = _mm256_andnot_si256(uncertain, flat);
-        open = _mm256_or_si256(open, _mm256_andnot_si256(exact, _mm256_cmpgt_epi32(limit, within[channel])));
+        __m256i inexact = _mm256_andnot_si256(exact, _mm256_cmpgt_epi32(limit, within[channel]));
+        open.lanes[channel] = (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(inexact));
     }
-    return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(open));
+    return open;
 }
 
 typedef struct {
@@ -403,7 +431,7 @@ WITH_AVX512 ALWAYS_INLINE __m512i interpolate16(__m512i neighbours, const Weight
     return _mm512_add_epi32(high, _mm512_srai_epi32(low, 15));
 }
 
-WITH_AVX512 ALWAYS_INLINE uint32_t rotate_group16(const Rotation *r, const Group *group, const uint8_t *source,
+WITH_AVX512 ALWAYS_INLINE Open rotate_group16(const Rotation *r, const Group *group, const uint8_t *source,
                                                   uint8_t *target, size_t out, int is_edge) {
     enum { TABLE_ROWS = 3 };
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -446,18 +474,19 @@ WITH_AVX512 ALWAYS_INLINE uint32_t rotate_group16(const Rotation *r, const Group
                          _mm512_cvtepi32_epi8(_mm512_srli_epi32(sum, RESULT_BITS)));
     }
     __m512i nearest = _mm512_min_epu32(_mm512_min_epu32(within[0], within[1]), within[2]);
-    if (_mm512_cmplt_epu32_mask(nearest, limit) == 0) return 0;
-    __mmask16 uncertain = uncertain16(at_x) | uncertain16(at_y), open = 0;
+    if (_mm512_cmplt_epu32_mask(nearest, limit) == 0) return (Open){0};
+    __mmask16 uncertain = uncertain16(at_x) | uncertain16(at_y);
+    Open open = {.any = 1};
     for (int channel = 0; channel < CHANNELS; channel++) { /* equal neighbours are exact, and large areas are flat */
         __m512i turned = _mm512_rol_epi32(neighbours[channel], 8);
         __mmask16 inexact = uncertain | _mm512_cmpneq_epi32_mask(neighbours[channel], turned);
-        open |= inexact & _mm512_cmplt_epu32_mask(within[channel], limit);
+        open.lanes[channel] = inexact & _mm512_cmplt_epu32_mask(within[channel], limit);
     }
     return open;
 }
 #endif
 
-typedef uint32_t RotateGroup(const Rotation *, const Group *, const uint8_t *, uint8_t *, size_t, int);
+typedef Open RotateGroup(const Rotation *, const Group *, const uint8_t *, uint8_t *, size_t, int);
 
 /* Pixels [begin, end) of row y, by a function that is inlined here. */
 ALWAYS_INLINE void rotate_row_body(const Rotation *r, const uint8_t *source, uint8_t *target, int y, int begin, int end,
@@ -467,10 +496,9 @@ ALWAYS_INLINE void rotate_row_body(const Rotation *r, const uint8_t *source, uin
     size_t row = (size_t)y * (size_t)r->width;
     for (int x = begin; x < end; x += size, at_x += size * r->walk_x, at_y += size * r->walk_y) {
         Group group = group_at(r, at_x, at_y, end - x < size ? end - x : size);
-        uint32_t open = group.is_edge ? rotate_group(r, &group, source, target, row + (size_t)x, 1)
-                                      : rotate_group(r, &group, source, target, row + (size_t)x, 0);
-        open &= (1u << group.count) - 1;
-        if (open) settle_pixels(r, source, target, x, y, open);
+        Open open = group.is_edge ? rotate_group(r, &group, source, target, row + (size_t)x, 1)
+                                  : rotate_group(r, &group, source, target, row + (size_t)x, 0);
+        if (open.any) settle(r, source, target, x, y, group.count, &open);
     }
 }
 
@@ -506,16 +534,18 @@ static void turn(const uint8_t *source, uint8_t *target, const Shape *shape, int
     }
 }
 
-void rotate(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double degrees, uint8_t fill) {
+void rotate(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double degrees, uint8_t fill,
+            Lines *lines) {
     double angle = positive_angle(degrees);
     if (angle == 180 || ((angle == 90 || angle == 270) && shape->height == shape->width)) {
         turn(source, target, shape, (int)angle);
         return;
     }
     Rotation rotation = rotation_of(angle, shape);
+    SELECT(variant, estimate)(&rotation, lines);
     for (int y = 0; y < shape->height; y++) {
-        int begin, end;
-        find_inside(&rotation, y, &begin, &end);
+        find_inside(&rotation, lines, y);
+        int begin = lines->begin[y], end = lines->end[y];
         uint8_t *row = target + (size_t)y * (size_t)shape->width;
         for (int channel = 0; channel < CHANNELS; channel++)
             paint(row + channel * shape->pitch, fill, begin < end ? begin : shape->width);

@@ -23,53 +23,66 @@ void prepare_slide(void) {
     }
 }
 
-/* A distance as a whole shift and a weight in 1/65536, or IN_DOUBLE. */
-typedef struct {
-    int shift, weight;
-} Distance;
+/* Pillow's sums for each line: where its source lies, how far it reaches, and whether that is certain. */
+ALWAYS_INLINE void estimate_lines(Lines *lines, int count, int length, double slope, double offset) {
+    for (int i = 0; i < count; i++) {
+        double distance = slope * (i + 0.5) + offset;
+        /* Further than any image is wide everything is fill; the bound keeps the conversion defined. */
+        double bounded = distance > -1e9 ? distance : -1e9;
+        bounded = bounded < 1e9 ? bounded : 1e9;
+        lines->position[i] = (int64_t)(bounded * 0x1p31); /* in 1/32768 of a cell; cut, by less than UNCERTAIN */
+        int32_t is_close = 0;
+        lines->begin[i] = first_from(-distance - 0.5, length, &is_close);
+        lines->end[i] = first_from(length - distance - 0.5, length, &is_close);
+        lines->is_close[i] = is_close;
+    }
+}
 
-static Distance distance_of(double distance) {
-    /* Further than any image is wide everything is fill; the bound keeps the conversion defined. */
-    double bounded = distance < -1e9 ? -1e9 : distance > 1e9 ? 1e9 : distance;
-    int64_t position = (int64_t)(bounded * 0x1p31); /* in 1/32768 of a cell; cut, by less than UNCERTAIN */
-    int shift = (int)(position >> 31), cell = (int)(position >> 15) & (CELLS - 1), within = (int)position & 0x7FFF;
+static void estimate_portable(Lines *lines, int count, int length, double slope, double offset) {
+    estimate_lines(lines, count, length, slope, offset);
+}
+
+#if defined(HAVE_X86)
+WITH_AVX2 static void estimate_avx2(Lines *lines, int count, int length, double slope, double offset) {
+    estimate_lines(lines, count, length, slope, offset);
+}
+
+WITH_AVX512 static void estimate_avx512(Lines *lines, int count, int length, double slope, double offset) {
+    estimate_lines(lines, count, length, slope, offset);
+}
+#endif
+
+/* Moves begin and end to where 0 <= i + 1/2 + distance < length holds for pixel i, by the sum that Pillow computes. */
+static void settle_ends(Lines *lines, int line, int length, double distance) {
+    int begin = lines->begin[line], end = lines->end[line];
+    while (begin > 0 && begin - 0.5 + distance >= 0) begin--;
+    while (begin < length && begin + 0.5 + distance < 0) begin++;
+    while (end > begin && end - 0.5 + distance >= length) end--;
+    while (end < length && end + 0.5 + distance < length) end++;
+    lines->begin[line] = begin;
+    lines->end[line] = end;
+}
+
+/* The weight that truncates as the fraction at `position` does, or IN_DOUBLE. */
+static int weight_at(int64_t position) {
+    int cell = (int)(position >> 15) & (CELLS - 1), within = (int)position & 0x7FFF;
     int fraction = fraction_in_cell[cell];
-    if (fraction == NO_FRACTION || within < fraction - UNCERTAIN) return (Distance){shift, cell};
-    if (within > fraction + UNCERTAIN) return (Distance){shift, cell + 1};
-    return (Distance){(int)floor(bounded), IN_DOUBLE};
+    if (fraction == NO_FRACTION || within < fraction - UNCERTAIN) return cell;
+    return within > fraction + UNCERTAIN ? cell + 1 : IN_DOUBLE;
 }
 
-/* The first whole number at or above `bound`, within [0, length]; is_close tells that rounding might have moved it. */
-static int first_from(double bound, int length, int *is_close) {
-    if (bound <= 0) {
-        *is_close = bound > -1e-6;
-        return 0;
+/* Fills in shift, weight, begin and end of `count` lines of `length` pixels. */
+static void measure_lines(int variant, Lines *lines, int count, int length, double slope, double offset) {
+    SELECT(variant, estimate)(lines, count, length, slope, offset);
+    for (int i = 0; i < count; i++) {
+        if (lines->is_close[i]) settle_ends(lines, i, length, slope * (i + 0.5) + offset);
+        if (lines->end[i] < lines->begin[i]) lines->end[i] = lines->begin[i];
+        lines->shift[i] = (int32_t)(lines->position[i] >> 31);
+        lines->weight[i] = weight_at(lines->position[i]);
     }
-    if (bound > length) {
-        *is_close = bound < length + 1e-6;
-        return length;
-    }
-    int below = (int)bound;
-    double rest = bound - below;
-    *is_close = rest < 1e-6 || rest > 1 - 1e-6;
-    return below + (rest > 0);
 }
 
-/* The pixels i of a row or column for which 0 <= i + 1/2 + distance < length, settled by the sum that Pillow computes
-   where that could matter. */
-static void find_valid(double distance, int length, int *begin, int *end) {
-    int begin_is_close, end_is_close;
-    int from = first_from(-distance - 0.5, length, &begin_is_close);
-    int to = first_from(length - distance - 0.5, length, &end_is_close);
-    if (begin_is_close || end_is_close) {
-        while (from > 0 && from - 0.5 + distance >= 0) from--;
-        while (from < length && from + 0.5 + distance < 0) from++;
-        while (to > from && to - 0.5 + distance >= length) to--;
-        while (to < length && to + 0.5 + distance < length) to++;
-    }
-    *begin = from;
-    *end = to > from ? to : from;
-}
+static int whole_shift(double offset) { return (int)(offset < -1e9 ? -1e9 : offset > 1e9 ? 1e9 : offset); }
 
 static int is_whole(double slope, double offset) { return slope == 0 && offset == floor(offset); }
 
@@ -178,18 +191,19 @@ WITH_AVX512 static void interpolate_each_avx512(const uint8_t *a, const uint8_t 
 #endif
 
 /* One row of one plane, from left to right; the end may be overrun, the next row is written later. */
-static void slide_row(int variant, const uint8_t *row, uint8_t *out, int width, double distance, Distance d,
-                      int begin, int end, uint8_t fill) {
+static void slide_row(int variant, const uint8_t *row, uint8_t *out, int width, const Lines *lines, int y,
+                      double distance, uint8_t fill) {
+    int begin = lines->begin[y], end = lines->end[y], shift = lines->shift[y];
     paint(out, fill, begin < end ? begin : width);
     if (begin == end) return;
-    if (d.weight == IN_DOUBLE) {
+    if (lines->weight[y] == IN_DOUBLE) {
         for (int x = begin; x < end; x++) out[x] = exact_pixel(row, 1, width, x, distance);
     } else {
         /* left and right of [from, to) one of the two neighbours is outside: Pillow repeats the edge */
-        int from = clamp(-d.shift, begin, end), to = clamp(width - 1 - d.shift, from, end);
-        const uint8_t *a = row + from + d.shift;
+        int from = clamp(-shift, begin, end), to = clamp(width - 1 - shift, from, end);
+        const uint8_t *a = row + from + shift;
         paint(out + begin, row[0], from - begin);
-        if (to > from) SELECT(variant, interpolate)(a, a + 1, out + from, to - from, d.weight);
+        if (to > from) SELECT(variant, interpolate)(a, a + 1, out + from, to - from, lines->weight[y]);
         paint(out + to, row[width - 1], end - to);
     }
     paint(out + end, fill, width - end);
@@ -212,40 +226,20 @@ static void shift_along_rows(const uint8_t *plane, uint8_t *out, const Shape *sh
 }
 
 void slide_rows(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double slope, double offset,
-                uint8_t fill) {
+                uint8_t fill, Lines *lines) {
     if (is_whole(slope, offset)) {
         for (int channel = 0; channel < CHANNELS; channel++)
             shift_along_rows(source + channel * shape->pitch, target + channel * shape->pitch, shape,
-                             distance_of(offset).shift, fill);
+                             whole_shift(offset), fill);
         return;
     }
+    measure_lines(variant, lines, shape->height, shape->width, slope, offset);
     for (int y = 0; y < shape->height; y++) {
-        double distance = slope * (y + 0.5) + offset;
-        Distance d = distance_of(distance);
-        int begin, end;
-        find_valid(distance, shape->width, &begin, &end);
         size_t row = (size_t)y * (size_t)shape->width;
         for (int channel = 0; channel < CHANNELS; channel++)
             slide_row(variant, source + channel * shape->pitch + row, target + channel * shape->pitch + row,
-                      shape->width, distance, d, begin, end, fill);
+                      shape->width, lines, y, slope * (y + 0.5) + offset, fill);
     }
-}
-
-size_t slide_scratch_bytes(const Shape *shape) {
-    size_t padded_width = (size_t)shape->width + OVERRUN;
-    return ((size_t)shape->height + 1) * padded_width + padded_width * (2 * sizeof(int16_t) + 3 * sizeof(int32_t)) + 64;
-}
-
-SlideScratch slide_scratch_in(uint8_t *memory, const Shape *shape) {
-    size_t padded_width = (size_t)shape->width + OVERRUN;
-    SlideScratch scratch;
-    scratch.shift = (int32_t *)(void *)memory;
-    scratch.begin = scratch.shift + padded_width;
-    scratch.end = scratch.begin + padded_width;
-    scratch.weight = (int16_t *)(void *)(scratch.end + padded_width);
-    scratch.carry = scratch.weight + padded_width;
-    scratch.rows = (uint8_t *)(scratch.carry + padded_width);
-    return scratch;
 }
 
 /* rows(x, r) = plane(x, r + shift of column x), rows outside repeating the edge, for r = 0 .. height: what is left is
@@ -294,42 +288,37 @@ static void shift_along_columns(const uint8_t *plane, uint8_t *out, const Shape 
 }
 
 static void slide_plane_columns(int variant, const uint8_t *plane, uint8_t *out, const Shape *shape, double slope,
-                                double offset, uint8_t fill, SlideScratch *scratch) {
+                                double offset, uint8_t fill, Lines *lines) {
     size_t width = (size_t)shape->width, pitch = width + OVERRUN;
-    shift_columns(plane, shape, scratch->shift, scratch->rows);
+    shift_columns(plane, shape, lines->shift, lines->rows);
     for (size_t y = 0; y < (size_t)shape->height; y++)
         SELECT(variant, interpolate_each)
-        (scratch->rows + y * pitch, scratch->rows + (y + 1) * pitch, out + y * width, shape->width, scratch->weight,
-         scratch->carry);
+        (lines->rows + y * pitch, lines->rows + (y + 1) * pitch, out + y * width, shape->width, lines->low_weight,
+         lines->carry);
     for (int x = 0; x < shape->width; x++) {
-        if (scratch->weight[x] != 0 || scratch->carry[x] == 0) continue; /* the mark of a column in double */
-        for (int y = scratch->begin[x]; y < scratch->end[x]; y++)
+        if (lines->weight[x] != IN_DOUBLE) continue;
+        for (int y = lines->begin[x]; y < lines->end[x]; y++)
             out[(size_t)y * width + (size_t)x] =
                 exact_pixel(plane + x, width, shape->height, y, slope * (x + 0.5) + offset);
     }
-    fill_outside(out, shape, scratch->begin, scratch->end, fill);
+    fill_outside(out, shape, lines->begin, lines->end, fill);
 }
 
 void slide_columns(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double slope,
-                   double offset, uint8_t fill, SlideScratch *scratch) {
+                   double offset, uint8_t fill, Lines *lines) {
     if (is_whole(slope, offset)) {
         for (int channel = 0; channel < CHANNELS; channel++)
             shift_along_columns(source + channel * shape->pitch, target + channel * shape->pitch, shape,
-                                distance_of(offset).shift, fill);
+                                whole_shift(offset), fill);
         return;
     }
-    for (int x = 0; x < shape->width; x++) {
-        double distance = slope * (x + 0.5) + offset;
-        Distance d = distance_of(distance);
-        int in_double = d.weight == IN_DOUBLE;
-        scratch->shift[x] = d.shift;
-        scratch->weight[x] = (int16_t)(in_double ? 0 : d.weight);
-        scratch->carry[x] = (int16_t)(in_double || d.weight >= CELLS / 2 ? -1 : 0);
-        find_valid(distance, shape->height, &scratch->begin[x], &scratch->end[x]);
+    measure_lines(variant, lines, shape->width, shape->height, slope, offset);
+    for (int x = 0; x < shape->width + OVERRUN; x++) {
+        int weight = x < shape->width ? lines->weight[x] : 0;
+        lines->low_weight[x] = (int16_t)weight;
+        lines->carry[x] = (int16_t)(weight >= CELLS / 2 ? -1 : 0);
     }
-    memset(scratch->weight + shape->width, 0, OVERRUN * sizeof(int16_t));
-    memset(scratch->carry + shape->width, 0, OVERRUN * sizeof(int16_t));
     for (int channel = 0; channel < CHANNELS; channel++)
         slide_plane_columns(variant, source + channel * shape->pitch, target + channel * shape->pitch, shape, slope,
-                            offset, fill, scratch);
+                            offset, fill, lines);
 }

@@ -9,29 +9,17 @@
 #ifndef AUGMIX_SLIDE_H
 #define AUGMIX_SLIDE_H
 
+#include "lines.h"
 #include "planes.h"
-
-/* Working memory of slide_columns, for images of one shape. */
-typedef struct {
-    uint8_t *rows;   /* (height + 1) x (width + OVERRUN) */
-    int16_t *weight; /* each of the following: width + OVERRUN */
-    int16_t *carry;
-    int32_t *shift;
-    int32_t *begin;
-    int32_t *end;
-} SlideScratch;
-
-size_t slide_scratch_bytes(const Shape *shape);
-SlideScratch slide_scratch_in(uint8_t *memory, const Shape *shape);
 
 /* Pillow's AFFINE (1, slope, offset, 0, 1, 0): target(x, y) = source(x + slope (y + 1/2) + offset, y).
    One of slope and offset is 0. */
 void slide_rows(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double slope, double offset,
-                uint8_t fill);
+                uint8_t fill, Lines *lines);
 
 /* Pillow's AFFINE (1, 0, 0, slope, 1, offset): target(x, y) = source(x, y + slope (x + 1/2) + offset). */
 void slide_columns(int variant, const uint8_t *source, uint8_t *target, const Shape *shape, double slope,
-                   double offset, uint8_t fill, SlideScratch *scratch);
+                   double offset, uint8_t fill, Lines *lines);
 
 /* Fills the table of fractions; called once, before anything else. */
 void prepare_slide(void);

@@ -72,8 +72,14 @@ static void extrema_portable(const uint8_t *plane, size_t length, uint8_t *low, 
     extrema_body(plane, length, low, high);
 }
 
+/* Eight levels a step: one load and one store, where a byte at a time would wait for its stores. */
 static void apply_table_portable(const uint8_t *table, const uint8_t *source, uint8_t *target, size_t length) {
-    for (size_t i = 0; i < length; i++) target[i] = table[source[i]];
+    for (size_t i = 0; i < length; i += 8) {
+        uint64_t levels, found = 0;
+        memcpy(&levels, source + i, 8);
+        for (int shift = 0; shift < 64; shift += 8) found |= (uint64_t)table[(levels >> shift) & 0xFF] << shift;
+        memcpy(target + i, &found, 8);
+    }
 }
 
 #if defined(HAVE_X86)
@@ -174,22 +180,31 @@ void fill_blend(Tables *tables, int other, double factor) {
     tables->monotone = 1;
 }
 
-/* Four tables in turn: equal neighbours would otherwise wait for each other's increment. */
-void count_levels(const uint8_t *planes, const Shape *shape, Counts counts) {
-    uint32_t part[4][LEVELS];
-    for (int channel = 0; channel < CHANNELS; channel++) {
-        const uint8_t *plane = planes + channel * shape->pitch;
-        size_t i = 0;
-        memset(part, 0, sizeof part);
-        for (; i + 8 <= shape->pixels; i += 8) {
-            uint64_t eight;
-            memcpy(&eight, plane + i, 8);
-            for (int k = 0; k < 8; k++) part[k % 4][(eight >> (8 * k)) & 0xFF]++;
-        }
-        for (; i < shape->pixels; i++) part[0][plane[i]]++;
-        for (int level = 0; level < LEVELS; level++)
-            counts[channel][level] = part[0][level] + part[1][level] + part[2][level] + part[3][level];
+/* Adds the levels of up to 2**16 pixels, in four tables in turn: equal neighbours would otherwise wait for each other's
+   increment. `part` is all 0 before and after. */
+static void count_run(const uint8_t *pixels, size_t length, uint16_t part[4][LEVELS], uint32_t *counts) {
+    size_t i = 0;
+    for (; i + 8 <= length; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, pixels + i, 8);
+        for (int k = 0; k < 8; k++) part[k % 4][(eight >> (8 * k)) & 0xFF]++;
     }
+    for (; i < length; i++) part[0][pixels[i]]++;
+    for (int level = 0; level < LEVELS; level++) {
+        counts[level] += (uint32_t)part[0][level] + part[1][level] + part[2][level] + part[3][level];
+        part[0][level] = part[1][level] = part[2][level] = part[3][level] = 0;
+    }
+}
+
+void count_levels(const uint8_t *planes, const Shape *shape, Counts counts) {
+    enum { RUN = 1 << 16 };
+    uint16_t part[4][LEVELS] = {{0}};
+    memset(counts, 0, sizeof(Counts));
+    for (int channel = 0; channel < CHANNELS; channel++)
+        for (size_t start = 0; start < shape->pixels; start += RUN) {
+            size_t length = start + RUN < shape->pixels ? RUN : shape->pixels - start;
+            count_run(planes + channel * shape->pitch + start, length, part, counts[channel]);
+        }
 }
 
 void map_counts(Counts counts, const Tables *tables) {

@@ -28,7 +28,7 @@ struct Studio {
     uint8_t *looked_up; /* one block of one source after its table */
     uint8_t *mixed;     /* one block of the view, planar */
     uint8_t *bytes;     /* a view in uint8 on its way to float32 */
-    SlideScratch slide;
+    Lines lines;
     int clean_is_counted, clean_is_measured;
     Counts clean_counts;
     Extrema clean_extrema;
@@ -38,8 +38,8 @@ struct Studio {
 Studio *open_studio(int variant, int height, int width, int chains, uint8_t fill) {
     Shape shape = shape_of(height, width);
     size_t picture = CHANNELS * shape.pitch, block = MIX_BLOCK + OVERRUN;
-    size_t slide = (slide_scratch_bytes(&shape) + 63) / 64 * 64;
-    size_t total = (size_t)(chains + 2) * picture + (MAX_SOURCES + CHANNELS) * block + picture + slide + 64;
+    size_t lines = (lines_bytes(&shape) + 63) / 64 * 64;
+    size_t total = (size_t)(chains + 2) * picture + (MAX_SOURCES + CHANNELS) * block + picture + lines + 64;
     Studio *studio = malloc(sizeof *studio);
     uint8_t *memory = malloc(total);
     if (studio == NULL || memory == NULL) {
@@ -65,7 +65,7 @@ Studio *open_studio(int variant, int height, int width, int chains, uint8_t fill
     next += CHANNELS * block;
     studio->bytes = next;
     next += picture;
-    studio->slide = slide_scratch_in(next, &shape);
+    studio->lines = lines_in(next, &shape);
     return studio;
 }
 
@@ -196,21 +196,22 @@ static int tables_of(Studio *studio, Picture *picture, Op op, double magnitude, 
 static void transform(Studio *studio, Op op, double magnitude, const uint8_t *source, uint8_t *target) {
     int variant = studio->variant;
     const Shape *shape = &studio->shape;
+    Lines *lines = &studio->lines;
     switch (op) {
         case ROTATE:
-            rotate(variant, source, target, shape, magnitude, studio->fill);
+            rotate(variant, source, target, shape, magnitude, studio->fill, lines);
             break;
         case SHEAR_X:
-            slide_rows(variant, source, target, shape, magnitude, 0, studio->fill);
+            slide_rows(variant, source, target, shape, magnitude, 0, studio->fill, lines);
             break;
         case SHEAR_Y:
-            slide_columns(variant, source, target, shape, magnitude, 0, studio->fill, &studio->slide);
+            slide_columns(variant, source, target, shape, magnitude, 0, studio->fill, lines);
             break;
         case TRANSLATE_X:
-            slide_rows(variant, source, target, shape, 0, magnitude, studio->fill);
+            slide_rows(variant, source, target, shape, 0, magnitude, studio->fill, lines);
             break;
         case TRANSLATE_Y:
-            slide_columns(variant, source, target, shape, 0, magnitude, studio->fill, &studio->slide);
+            slide_columns(variant, source, target, shape, 0, magnitude, studio->fill, lines);
             break;
         case COLOR:
             enhance_color(variant, source, target, shape, magnitude);

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from augmix_core import AugMixConfig, augmix, backends
 from augmix_core.ops import ALL_OPS, apply_op
 from augmix_core.philox import Purpose, words
-from augmix_core.plan import draw_plans
+from augmix_core.plan import draw_packed_plans, draw_plans
 from augmix_core.reference import q15_weights
 from tests.conftest import BACKENDS, VARIANTS, natural, skip_unless_it_runs
 from tests.core.compare_pixels import SIZES, compare
@@ -56,21 +56,24 @@ def test_every_op_has_pillows_pixels(name, size, variant):
 @given(configs(), sizes, st.integers(0, 2**63 - 3), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
 def test_plans_are_those_of_the_reference(config, image_size, sample_id, epoch, seed):
     skip_unless_it_runs("native")
+    law = {"epoch": epoch, "seed": seed, "config": config, "image_size": image_size}
     ids = np.array([sample_id, sample_id + 1, 7])
-    wanted = draw_plans(ids, epoch=epoch, seed=seed, config=config, image_size=image_size)
-    found = backends.native_plans(ids, epoch, seed=seed, config=config, image_size=image_size)
-    for n, sample_plans in enumerate(wanted):
-        for v, plan in enumerate(sample_plans):
-            ours = found[n, v]
-            assert ours["skip_weight"] == plan.skip_weight
-            assert tuple(ours["mixture_weight"][: config.width]) == plan.mixture_weights
-            assert ours["q15_weight"][: config.width + 1].tolist() == q15_weights(
-                plan.skip_weight, plan.mixture_weights
-            )
-            for c, chain in enumerate(plan.chains):
-                depth = ours["depth"][c]
-                assert [ALL_OPS[op] for op in ours["op"][c, :depth]] == [call.name for call in chain]
-                assert ours["magnitude"][c, :depth].tolist() == [call.magnitude for call in chain]
+    wanted = draw_plans(ids, **law)
+    for variant in backends.VARIANTS:
+        found = draw_packed_plans(ids, **law, variant=variant)
+        for n, sample_plans in enumerate(wanted):
+            for v, plan in enumerate(sample_plans):
+                assert_equal_plans(found[n, v], plan, config.width)
+
+
+def assert_equal_plans(found, wanted, width):
+    assert found["skip_weight"] == wanted.skip_weight
+    assert tuple(found["mixture_weight"][:width]) == wanted.mixture_weights
+    assert found["q15_weight"][: width + 1].tolist() == q15_weights(wanted.skip_weight, wanted.mixture_weights)
+    for c, chain in enumerate(wanted.chains):
+        depth = found["depth"][c]
+        assert [ALL_OPS[op] for op in found["op"][c, :depth]] == [call.name for call in chain]
+        assert found["magnitude"][c, :depth].tolist() == [call.magnitude for call in chain]
 
 
 def test_ties_of_the_weights_are_settled_alike():
@@ -80,10 +83,10 @@ def test_ties_of_the_weights_are_settled_alike():
     skip_words = words(np.arange(400_000), seed=0, purpose=Purpose.PLAN, view=1)[:, 0]
     tied = np.flatnonzero(skip_words % 2**17 == 2**16)
     assert len(tied)
-    plans = backends.native_plans(tied, 0, seed=0, config=config, image_size=(8, 8))
-    reference_plans = draw_plans(tied, epoch=0, seed=0, config=config, image_size=(8, 8))
-    for (found,), (wanted,) in zip(plans, reference_plans, strict=True):
-        assert found["q15_weight"][:2].tolist() == q15_weights(wanted.skip_weight, wanted.mixture_weights)
+    law = {"epoch": 0, "seed": 0, "config": config, "image_size": (8, 8)}
+    plans = draw_packed_plans(tied, **law, variant="portable")
+    for (found,), (wanted,) in zip(plans, draw_plans(tied, **law), strict=True):
+        assert_equal_plans(found, wanted, 1)
 
 
 @settings(max_examples=60, deadline=None)
