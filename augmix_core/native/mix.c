@@ -7,25 +7,30 @@
 
 enum { HALF = 16384, BITS = 15 };
 
-/* Four sources at a time; those that are missing get weight 0. */
+/* In 16 bits, of which a vector holds twice as many: with weight = 128 high + low, the sum of high x level stays below
+   2**16 as all weights add up to 2**15, and so does low x level of two sources; the latter's multiples of 128 carry
+   over, and the rest counts once it adds up to 128. */
 static void mix_portable(const uint8_t *const *sources, const int16_t *weights, int count, uint8_t *target,
                          size_t length) {
     enum { BLOCK = 64 };
     for (size_t start = 0; start < length; start += BLOCK) {
-        int32_t sum[BLOCK];
-        for (int i = 0; i < BLOCK; i++) sum[i] = HALF;
-        for (int first = 0; first < count; first += 4) {
-            const uint8_t *from[4];
-            int16_t weight[4];
-            for (int k = 0; k < 4; k++) {
-                from[k] = sources[first + k < count ? first + k : first] + start;
-                weight[k] = first + k < count ? weights[first + k] : 0;
-            }
-            for (int i = 0; i < BLOCK; i++)
-                sum[i] += (int16_t)from[0][i] * weight[0] + (int16_t)from[1][i] * weight[1] +
-                          (int16_t)from[2][i] * weight[2] + (int16_t)from[3][i] * weight[3];
+        uint16_t sum[BLOCK], rest[BLOCK];
+        for (int i = 0; i < BLOCK; i++) {
+            sum[i] = HALF / 128;
+            rest[i] = 0;
         }
-        for (int i = 0; i < BLOCK; i++) target[start + i] = (uint8_t)(sum[i] >> BITS);
+        for (int source = 0; source < count; source += 2) {
+            int partner = source + 1 < count ? source + 1 : source;
+            const uint8_t *a = sources[source] + start, *b = sources[partner] + start;
+            uint16_t weight_a = (uint16_t)weights[source], weight_b = partner > source ? (uint16_t)weights[partner] : 0;
+            uint16_t high_a = weight_a / 128, low_a = weight_a % 128, high_b = weight_b / 128, low_b = weight_b % 128;
+            for (int i = 0; i < BLOCK; i++) {
+                uint16_t low = (uint16_t)(a[i] * low_a + b[i] * low_b);
+                sum[i] = (uint16_t)(sum[i] + a[i] * high_a + b[i] * high_b + low / 128);
+                rest[i] = (uint16_t)(rest[i] + low % 128);
+            }
+        }
+        for (int i = 0; i < BLOCK; i++) target[start + i] = (uint8_t)((uint16_t)(sum[i] + rest[i] / 128) / 256);
     }
 }
 
