@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from augmix_core import backends
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
 from pipeline.config import RunConfig, result_fields, run_name
 from pipeline.decode import reason_unreadable
@@ -25,7 +26,7 @@ from pipeline.source import Source, open_source
 
 Stage = Literal["run", "train", "search", "evaluate", "report"]
 CONFIG, IDENTITY, RAY_LOG = "config.json", "identity.json", "ray.log"
-NOT_UPLOADED = [".git/", "benchmarks/results/", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
+NOT_UPLOADED = [".git/", "benchmarks/results/", "*.so", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
 IMAGES_LOOKED_AT = 10
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
 
@@ -77,6 +78,7 @@ def recipe_of(arguments: Sequence[str], recipes: Mapping[str, RunConfig]) -> str
 def run(stage: Stage, recipe: str, config: RunConfig) -> None:
     """Open the images, connect to Ray, and go through a stage or through all of them."""
     check_packages()
+    check_kernels()
     from augmix_core.models import check_model_name  # loads torch, so not at the top
 
     check_model_name(config.model.name)
@@ -109,6 +111,14 @@ def run(stage: Stage, recipe: str, config: RunConfig) -> None:
         told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command resumes"
         print(told, file=sys.stderr)
         sys.exit(1)
+
+
+def check_kernels() -> None:
+    """Say here, and not in a worker's log, that a wrong backend is asked for or that kernels are missing."""
+    try:
+        backends.variant_of("auto")
+    except RuntimeError as error:
+        raise ValueError(f"AUGMIX_BACKEND: {error}") from error
 
 
 def check_packages() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import check_same_run, parse, root_cause, save_config
+from augmix_core import backends
+from pipeline.cli import check_kernels, check_same_run, parse, root_cause, save_config
 from pipeline.config import RunConfig, TrainConfig, result_fields
 from tests.pipeline.fixtures import imagenet_tree
 
@@ -64,6 +65,20 @@ def test_wrong_input_ends_with_code_2_and_the_remedy(arguments, parts):
     assert "Traceback" not in told
     for part in parts:
         assert part in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [
+        ("avx51", "AUGMIX_BACKEND 'avx51' is unknown; did you mean 'avx512'"),
+        ("avx512", "AUGMIX_BACKEND: backend 'avx512' cannot run"),
+    ],
+)
+def test_a_backend_that_cannot_run_is_told_before_anything_starts(backend, told, monkeypatch):
+    monkeypatch.setenv("AUGMIX_BACKEND", backend)
+    monkeypatch.setattr(backends, "VARIANTS", ("portable",))
+    with pytest.raises(ValueError, match=told):
+        check_kernels()
 
 
 def test_imagenet_without_data_ends_at_once_and_says_what_to_set():
