@@ -17,6 +17,7 @@ setup(
             depends=sorted(path.as_posix() for path in Path(NATIVE).glob("*.h")),
             # contraction would let some compilers fuse a * b + c, and pixels would differ from Pillow's
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+            libraries=["m"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             optional=True,

@@ -1,7 +1,9 @@
 """Which kernels run: the compiled ones, `_augmix_native`, where they were built, else the Pillow reference.
 
-All give the same pixels. The compiled module has a top-level name of its own, so that it is found when augmix_core
-itself comes from a working directory that a job uploaded; it may then be older than this code, which is checked.
+All give the same pixels, those of Pillow's x86-64 builds; Pillow's builds for ARM fuse multiplications and additions,
+so that the reference may differ there in a rare value. The compiled module has a top-level name of its own: it must be
+found when augmix_core itself comes from a working directory that a job uploaded. It may then be older than this code,
+which is checked.
 """
 
 import functools
@@ -38,6 +40,8 @@ PLAN = np.dtype(
 )
 """One augmented view, as the C struct Plan lays it out."""
 
+RULE_BYTES = 7 * 8  # the struct Rule: a row of `augmix_core.plan.packed_rules`
+
 REMEDY = (
     "install a C compiler (Debian: apt install gcc; macOS: xcode-select --install) and reinstall augmix-ray, "
     "or take its wheel"
@@ -50,7 +54,7 @@ def load_native() -> tuple[Any, str]:
         import _augmix_native as native
     except ImportError as error:
         return None, f"the compiled kernels are not installed ({error})"
-    if native.INTERFACE != INTERFACE or PLAN.itemsize != native.PLAN_BYTES:
+    if (INTERFACE, PLAN.itemsize, RULE_BYTES) != (native.INTERFACE, native.PLAN_BYTES, native.RULE_BYTES):
         return None, "the compiled kernels belong to another version of augmix-ray"
     return native, ""
 

@@ -1,6 +1,7 @@
 """Fixtures: one Ray start for all tests that kill nothing, and images that are never square."""
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 VARIANTS = ("avx512", "avx2", "portable")
 BACKENDS = (*VARIANTS, "reference")
+
+
+PILLOW_IS_EXACT = platform.machine() in ("x86_64", "AMD64")
+needs_exact_pillow = pytest.mark.skipif(
+    not PILLOW_IS_EXACT, reason="Pillow's builds for this machine fuse operations and differ from x86-64 in rare values"
+)
 
 
 def skip_unless_it_runs(backend: str) -> None:

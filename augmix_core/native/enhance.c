@@ -21,8 +21,8 @@ ALWAYS_INLINE void color_body(const uint8_t *source, uint8_t *restrict target, s
     }
 }
 
-/* ImageFilter.SMOOTH is (8 neighbours + 5 centre) / 13, rounded. A thirteenth is never a half, so there are no ties, and
-   the integer quotient is what Pillow's float32 sum gives. */
+/* ImageFilter.SMOOTH is (8 neighbours + 5 centre) / 13, rounded. A thirteenth is never a half, so there are no ties,
+   and the integer quotient is what Pillow's float32 sum gives. */
 ALWAYS_INLINE void sharpen_row_body(const uint8_t *above, const uint8_t *row, const uint8_t *below,
                                     uint8_t *restrict out, int width, float factor) {
     for (int x = 1; x < width - 1; x++) {

@@ -22,7 +22,8 @@ typedef struct {
 size_t lines_bytes(const Shape *shape);
 Lines lines_in(uint8_t *memory, const Shape *shape);
 
-/* The first whole number at or above `bound`, within [0, length]. Sets *is_close where rounding might have moved it. */
+/* The first whole number at or above `bound`, within [0, length]. Raises *is_close, which starts at 0, where
+   rounding might have moved it. */
 ALWAYS_INLINE int32_t first_from(double bound, int length, int32_t *is_close) {
     double bounded = bound > -0.5 ? bound : -0.5;
     bounded = bounded < length + 0.5 ? bounded : length + 0.5;

@@ -22,8 +22,10 @@ static void mix_portable(const uint8_t *const *sources, const int16_t *weights, 
         for (int source = 0; source < count; source += 2) {
             int partner = source + 1 < count ? source + 1 : source;
             const uint8_t *a = sources[source] + start, *b = sources[partner] + start;
-            uint16_t weight_a = (uint16_t)weights[source], weight_b = partner > source ? (uint16_t)weights[partner] : 0;
-            uint16_t high_a = weight_a / 128, low_a = weight_a % 128, high_b = weight_b / 128, low_b = weight_b % 128;
+            uint16_t weight_a = (uint16_t)weights[source];
+            uint16_t weight_b = partner > source ? (uint16_t)weights[partner] : 0;
+            uint16_t high_a = weight_a / 128, low_a = weight_a % 128;
+            uint16_t high_b = weight_b / 128, low_b = weight_b % 128;
             for (int i = 0; i < BLOCK; i++) {
                 uint16_t low = (uint16_t)(a[i] * low_a + b[i] * low_b);
                 sum[i] = (uint16_t)(sum[i] + a[i] * high_a + b[i] * high_b + low / 128);
@@ -35,8 +37,8 @@ static void mix_portable(const uint8_t *const *sources, const int16_t *weights, 
 }
 
 #if defined(HAVE_X86)
-/* Two sources at a time: their bytes are interleaved and widened to 16-bit pairs, of which one multiply-and-add makes 32-bit sums.
-   Interleaving and packing both work within 128 bits, so order is kept. */
+/* Two sources at a time: their bytes are interleaved and widened to 16-bit pairs, of which one multiply-and-add makes
+   32-bit sums. Interleaving and packing both work within 128 bits, so order is kept. */
 static int32_t pair_of(const int16_t *weights, int source, int count) {
     int second = source + 1 < count ? weights[source + 1] : 0;
     return (int32_t)((uint32_t)(uint16_t)weights[source] | (uint32_t)second << 16);

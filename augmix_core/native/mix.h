@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Weights are from 0 to 32767; reads and writes up to OVERRUN bytes past the end of each row of bytes. */
+/* Weights are from 0 to 32767 and add up to 32768. Reads and writes up to OVERRUN bytes past the end of each row of
+   bytes. */
 void mix(int variant, const uint8_t *const *sources, const int16_t *weights, int count, uint8_t *target,
          size_t length);
 

@@ -17,7 +17,7 @@
 #include "slide.h"
 #include "view.h"
 
-/* Raised with every change of a function's arguments or of Plan; augmix_core.backends asks for its own. */
+/* Raised with every change of a function's arguments, of Plan or of Rule; augmix_core.backends asks for its own. */
 enum { INTERFACE = 1 };
 
 enum { MAX_VIEWS = 8, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 28 };
@@ -57,11 +57,14 @@ static int is_magnitude(Op op, double magnitude) {
     if (!isfinite(magnitude)) return 0;
     if (op == POSTERIZE) return magnitude >= 1 && magnitude <= 8;
     if (op == SOLARIZE) return magnitude >= 0 && magnitude <= 256;
+    if (op >= COLOR) return magnitude >= 0;
     return 1;
 }
 
+static int is_level(double level) { return level >= 0 && level <= 10; }
+
 static int is_plan(const Plan *plan, int width) {
-    int32_t total = plan->q15_weight[0];
+    int64_t total = plan->q15_weight[0];
     if (plan->q15_weight[0] < 0) return 0;
     for (int chain = 0; chain < width; chain++) {
         total += plan->q15_weight[chain + 1];
@@ -100,9 +103,14 @@ static PyObject *draw_plans(PyObject *self, PyObject *arguments) {
     law.rules = rules.buf;
     law.op_count = (int)(rules.len / (Py_ssize_t)sizeof(Rule));
     Py_ssize_t count = ids.len / 8;
-    int sound = check_variant(variant) && check(law.width >= 1 && law.width <= MAX_WIDTH && views >= 1 && views <= MAX_VIEWS && law.depth >= -1 &&
-                          law.depth <= MAX_DEPTH && law.op_count >= 1 && law.op_count <= OP_COUNT,
-                      "views, width, depth or the number of ops is out of range") &&
+    int sound = check_variant(variant) &&
+                check(law.width >= 1 && law.width <= MAX_WIDTH && views >= 1 && views <= MAX_VIEWS &&
+                          law.depth >= -1 && law.depth != 0 && law.depth <= MAX_DEPTH,
+                      "views, width or depth is out of range") &&
+                check(law.op_count >= 1 && law.op_count <= OP_COUNT &&
+                          rules.len == law.op_count * (Py_ssize_t)sizeof(Rule) && is_level(law.lowest) &&
+                          is_level(law.severity) && law.levels >= 1 && law.alpha > 0 && isfinite(law.alpha),
+                      "rules must be Rule, one for each op; levels lie in 0 to 10, and alpha above 0") &&
                 check(epochs.len == count * 4 && plans.len == count * (views - 1) * (Py_ssize_t)sizeof(Plan),
                       "ids, epochs and plans must be int64, uint32 and Plan, one for each sample (and view)");
     if (sound) {
@@ -160,7 +168,8 @@ static PyObject *render(PyObject *self, PyObject *arguments) {
     if (sound) {
         Py_ssize_t image_bytes = CHANNELS * (Py_ssize_t)height * width, count = images.len / image_bytes;
         Py_ssize_t value_bytes = output.is_float ? (Py_ssize_t)sizeof(float) : 1;
-        sound = check(images.len == count * image_bytes && plans.len == count * (views - 1) * (Py_ssize_t)sizeof(Plan) &&
+        sound = check(images.len == count * image_bytes &&
+                          plans.len == count * (views - 1) * (Py_ssize_t)sizeof(Plan) &&
                           target.len == count * views * image_bytes * value_bytes,
                       "images, plans and target differ in the number of samples");
         for (Py_ssize_t i = 0; sound && i < count * (views - 1); i++)
@@ -248,11 +257,17 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Under the GIL. The tables are filled only once: another import must not touch what other threads are reading. */
 static int prepare(PyObject *module) {
-    prepare_planes();
-    prepare_slide();
+    static int is_prepared;
+    if (!is_prepared) {
+        prepare_planes();
+        prepare_slide();
+        is_prepared = 1;
+    }
     return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0 ||
-                   PyModule_AddIntConstant(module, "PLAN_BYTES", sizeof(Plan)) < 0
+                   PyModule_AddIntConstant(module, "PLAN_BYTES", sizeof(Plan)) < 0 ||
+                   PyModule_AddIntConstant(module, "RULE_BYTES", sizeof(Rule)) < 0
                ? -1
                : 0;
 }

@@ -11,7 +11,7 @@ typedef struct {
     uint32_t word[4];
 } Words;
 
-/* The counters of many blocks, word by word; philox_all turns them into the random words in their place. */
+/* The counters of many blocks, word by word; philox_body turns them into the random words in their place. */
 enum { BLOCKS_AT_ONCE = 48 };
 
 typedef struct {

@@ -1,7 +1,7 @@
 /* Pillow maps each target pixel into the source, interpolates the four pixels around in double precision and truncates.
 
    The kernels compute the same value in fixed point, in 1/2**14 of a level and with an error below 4 of these (see
-   ERROR). Where that leaves the truncation open, about 6 values in 10,000, they compute in double precision as Pillow
+   ERROR). Where that leaves the truncation open, about 7 values in 10,000, they compute in double precision as Pillow
    does.
    - Coordinates: a row is walked in 1/2**42 of a pixel; the pixels of a group of 8 or 16 are steps of 1/2**26 apart.
    - Weights: products of the two fractions in 1/2**30, split into a high 16-bit and a low 15-bit half (they are even),
@@ -21,20 +21,21 @@ enum { WALK_BITS = 42, FRACTION_BITS = 26, FRACTION_MASK = (1 << FRACTION_BITS) 
 enum { WEIGHT_BITS = 30, RESULT_BITS = 14, RESULT_MASK = (1 << RESULT_BITS) - 1 };
 
 /* In 1/2**14 of a level. A coordinate is off by at most 17 / 2**26 (the cut of a group's first, 15 halves of the step's
-   rounding, and 8 for 2**20 pixels of walking): 255 * 2 * 17 / 2**26 * 2**14 = 2.1. The product of two float32 fractions:
-   510 * 1.5 / 2**24 * 2**14 = 0.75. Cutting the low halves: 1. */
+   rounding, and 8 for 2**20 pixels of walking): 255 * 2 * 17 / 2**26 * 2**14 = 2.1. The product of two float32
+   fractions: 510 * 1.5 / 2**24 * 2**14 = 0.75. Cutting the low halves: 1. */
 enum { ERROR = 6 };
 
-/* A coordinate this close to a whole number, in 1/2**26, may belong to the next pixel. That matters only where our four
-   pixels are equal: elsewhere the value is as near to a whole level as the coordinate is to a pixel. */
+/* A coordinate this close to a whole number, in 1/2**26, may belong to the next pixel (it is off by up to 17). That
+   matters only where our four pixels are equal: elsewhere the value is as near to a whole level as the coordinate is
+   to a pixel, and so is settled. */
 enum { UNCERTAIN = 32 };
 
 typedef struct {
-    double matrix[6]; /* source x = m0 x + m1 y + m2, source y = m3 x + m4 y + m5, of pixel centres */
-    double inverse_x, inverse_y; /* 1 / m0 and 1 / m3 */
-    int is_level;                /* whether one of those is too small to divide by */
-    int64_t walk_x, walk_y; /* one pixel further in x: in 1/2**42 */
-    int32_t step_x, step_y; /* the same in 1/2**26 */
+    double matrix[6];             /* source x = m0 x + m1 y + m2, source y = m3 x + m4 y + m5, of pixel centres */
+    double inverse_x, inverse_y;  /* 1 / m0 and 1 / m3 */
+    int is_level;                 /* whether one of those is too small to divide by */
+    int64_t walk_x, walk_y;       /* one pixel further in x: in 1/2**42 */
+    int32_t step_x, step_y;       /* the same in 1/2**26 */
     int height, width;
     size_t pitch;
 } Rotation;
@@ -209,7 +210,7 @@ static inline int is_uncertain(int32_t at) { return ((at + UNCERTAIN) & FRACTION
 /* In float32, whose rounding takes the place of the cut: 6 operations on values up to 255 * 2**14 are off by up to 1.5.
    Written as loops over the group that compilers vectorise. */
 ALWAYS_INLINE Open rotate_group1(const Rotation *r, const Group *group, const uint8_t *source, uint8_t *target,
-                                     size_t out, int is_edge) {
+                                 size_t out, int is_edge) {
     enum { GROUP = 16 };
     size_t width = (size_t)r->width, at[GROUP], right[GROUP], below[GROUP];
     int32_t at_x[GROUP], at_y[GROUP], sum[CHANNELS][GROUP];
@@ -309,7 +310,7 @@ WITH_AVX2 ALWAYS_INLINE __m256i uncertain8(__m256i at) {
 }
 
 WITH_AVX2 ALWAYS_INLINE Open rotate_group8(const Rotation *r, const Group *group, const uint8_t *source,
-                                               uint8_t *target, size_t out, int is_edge) {
+                                           uint8_t *target, size_t out, int is_edge) {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), mask = _mm256_set1_epi32(FRACTION_MASK);
     /* pshufb indices of the bytes (x, none, x + 1, none) of each lane: it gives 0 for 0x80 and above */
     const __m256i first_byte = _mm256_broadcastsi128_si256(
@@ -432,10 +433,11 @@ WITH_AVX512 ALWAYS_INLINE __m512i interpolate16(__m512i neighbours, const Weight
 }
 
 WITH_AVX512 ALWAYS_INLINE Open rotate_group16(const Rotation *r, const Group *group, const uint8_t *source,
-                                                  uint8_t *target, size_t out, int is_edge) {
+                                              uint8_t *target, size_t out, int is_edge) {
     enum { TABLE_ROWS = 3 };
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i first_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    const __m512i first_byte =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
     const __m512i to_right = _mm512_set1_epi32(0x01010000), to_lower = _mm512_set1_epi32(0x20002000);
     const __m512i mask = _mm512_set1_epi32(FRACTION_MASK), limit = _mm512_set1_epi32(2 * ERROR);
     size_t width = (size_t)r->width;
