@@ -24,7 +24,7 @@ Backend = Literal["auto", "native", "avx512", "avx2", "portable", "reference"]
 BACKENDS: tuple[str, ...] = ("auto", "native", "avx512", "avx2", "portable", "reference")
 VARIANT_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2}
 
-INTERFACE = 1
+INTERFACE = 2
 MAX_CHAINS = 8
 MAX_CALLS = 8
 PLAN = np.dtype(
@@ -190,9 +190,9 @@ def native_op(image: NDArray[np.uint8], op: int, magnitude: float, fill: int, va
 
 
 def native_resize(
-    image: NDArray[np.uint8], box: tuple[int, int, int, int], size: tuple[int, int], variant: str
+    image: NDArray[np.uint8], box: tuple[int, int, int, int], size: tuple[int, int], mirrored: bool, variant: str
 ) -> NDArray[np.uint8]:
-    """Cut (left, top, right, bottom) out of (H, W, 3) and resize it to (height, width)."""
+    """Cut (left, top, right, bottom) out of (H, W, 3), resize it to (height, width), and perhaps mirror it."""
     left, top, right, bottom = box
     target = np.empty((*size, 3), np.uint8)
     NATIVE.resize_box(
@@ -205,6 +205,7 @@ def native_resize(
         right - left,
         bottom - top,
         *size,
+        mirrored,
         VARIANT_NUMBERS[variant],
     )
     return target

@@ -59,8 +59,7 @@ def random_resized_crop(
         size: height and width of the result, in pixels.
     """
     box = choose_box(image.shape[0], image.shape[1], drawn[1:])
-    resized = resize(image, (size, size), box=box, backend=backend)
-    return resized[:, ::-1] if flip and drawn[0, 0] & 1 else resized
+    return resize(image, (size, size), box=box, mirrored=flip and bool(drawn[0, 0] & 1), backend=backend)
 
 
 def choose_box(height: int, width: int, tries: NDArray[np.uint32]) -> tuple[int, int, int, int]:
@@ -95,9 +94,16 @@ def resize_and_center_crop(
 
 
 def resize(
-    image: NDArray[np.uint8], size: tuple[int, int], *, box: tuple[int, int, int, int], backend: Backend = "auto"
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    *,
+    box: tuple[int, int, int, int],
+    mirrored: bool = False,
+    backend: Backend = "auto",
 ) -> NDArray[np.uint8]:
     """Cut (left, top, right, bottom) and resize it to (height, width), as Pillow 13 does, whatever Pillow is installed.
+
+    Mirrored, it is flipped left to right at the end.
 
     Between its two passes Pillow rounds to uint8, so their order shows. Pillow 13 goes down the columns first where
     that leaves much less to do; earlier releases never do.
@@ -106,9 +112,10 @@ def resize(
     left, top, right, bottom = box
     height, width = size
     if variant is not None:
-        return backends.native_resize(image, box, size, variant)
+        return backends.native_resize(image, box, size, mirrored, variant)
     cropped = Image.fromarray(image[top:bottom, left:right])
     rows_less, columns_less = bottom - top - height, right - left - width
     if rows_less > 0 and rows_less > 2 * columns_less:
         cropped = cropped.resize((cropped.width, height), Image.Resampling.BILINEAR)
-    return np.asarray(cropped.resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.asarray(cropped.resize((width, height), Image.Resampling.BILINEAR))
+    return resized[:, ::-1] if mirrored else resized

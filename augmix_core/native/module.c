@@ -18,7 +18,7 @@
 #include "view.h"
 
 /* Raised with every change of a function's arguments, of Plan or of Rule; augmix_core.backends asks for its own. */
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 enum { MAX_VIEWS = 8, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 28 };
 
@@ -223,9 +223,9 @@ static PyObject *apply_op(PyObject *self, PyObject *arguments) {
 static PyObject *resize_box(PyObject *self, PyObject *arguments) {
     (void)self;
     Py_buffer image, target;
-    int height, width, left, top, box_width, box_height, out_height, out_width, variant, failed = 0;
-    if (!PyArg_ParseTuple(arguments, "y*w*iiiiiiiii:resize_box", &image, &target, &height, &width, &left, &top,
-                          &box_width, &box_height, &out_height, &out_width, &variant))
+    int height, width, left, top, box_width, box_height, out_height, out_width, is_mirrored, variant, failed = 0;
+    if (!PyArg_ParseTuple(arguments, "y*w*iiiiiiiipi:resize_box", &image, &target, &height, &width, &left, &top,
+                          &box_width, &box_height, &out_height, &out_width, &is_mirrored, &variant))
         return NULL;
     int sound = check_image(height, width) && check_image(out_height, out_width) && check_variant(variant) &&
                 check(left >= 0 && top >= 0 && box_width >= 1 && box_height >= 1 && left <= width - box_width &&
@@ -239,6 +239,7 @@ static PyObject *resize_box(PyObject *self, PyObject *arguments) {
         Py_BEGIN_ALLOW_THREADS;
         failed = resize_bilinear(variant, source, CHANNELS * (ptrdiff_t)width, box_height, box_width, target.buf,
                                  out_height, out_width);
+        if (is_mirrored && !failed) mirror_rows(target.buf, out_height, out_width);
         Py_END_ALLOW_THREADS;
     }
     PyBuffer_Release(&image);
@@ -253,7 +254,7 @@ static PyMethodDef METHODS[] = {
     {"draw_plans", draw_plans, METH_VARARGS, "Fill an array of Plan."},
     {"render", render, METH_VARARGS, "Images and plans to views."},
     {"apply_op", apply_op, METH_VARARGS, "One op on one image."},
-    {"resize_box", resize_box, METH_VARARGS, "Cut a box and resize it, antialiased bilinear."},
+    {"resize_box", resize_box, METH_VARARGS, "Cut a box, resize it, antialiased bilinear, and perhaps mirror it."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -553,3 +553,15 @@ int resize_bilinear(int variant, const uint8_t *source, ptrdiff_t row_stride, in
     release(&resize);
     return status;
 }
+
+void mirror_rows(uint8_t *image, int height, int width) {
+    for (int y = 0; y < height; y++, image += 3 * (size_t)width) {
+        uint8_t *left = image, *right = image + 3 * (size_t)(width - 1);
+        for (; left < right; left += 3, right -= 3) {
+            uint8_t pixel[3];
+            memcpy(pixel, left, 3);
+            memcpy(left, right, 3);
+            memcpy(right, pixel, 3);
+        }
+    }
+}

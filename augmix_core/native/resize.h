@@ -12,4 +12,7 @@
 int resize_bilinear(int variant, const uint8_t *source, ptrdiff_t row_stride, int height, int width,
                     uint8_t *target, int out_height, int out_width);
 
+/* Mirrors (height, width, 3) left to right, in place. */
+void mirror_rows(uint8_t *image, int height, int width);
+
 #endif

@@ -76,12 +76,13 @@ def test_resizing_has_pillows_bits(backend, box_size):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_random_resized_crop_is_its_box_resized_and_perhaps_flipped(backend):
+@pytest.mark.parametrize("size", [56, 57, 1])
+def test_random_resized_crop_is_its_box_resized_and_perhaps_flipped(backend, size):
     skip_unless_it_runs(backend)
     (image,) = natural(1, 90, 130)
     for drawn in draw_crops(np.arange(6), epoch=0, seed=0):
-        wanted = resize(image, (56, 56), box=choose_box(90, 130, drawn[1:]), backend="reference")
-        cropped = random_resized_crop(image, drawn, size=56, flip=True, backend=backend)
+        wanted = resize(image, (size, size), box=choose_box(90, 130, drawn[1:]), backend="reference")
+        cropped = random_resized_crop(image, drawn, size=size, flip=True, backend=backend)
         assert (cropped == (wanted[:, ::-1] if drawn[0, 0] & 1 else wanted)).all()
 
 

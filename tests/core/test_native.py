@@ -238,7 +238,7 @@ def test_the_module_itself_refuses_sizes_that_do_not_fit_its_buffers():
     with pytest.raises(RuntimeError, match="lacks the instructions"):
         native.apply_op(image, target, 4, 5, 0, 0.0, 0, 9)
     with pytest.raises(ValueError, match="inside the image"):
-        native.resize_box(image, target, 4, 5, 1, 0, 5, 4, 4, 5, 0)
+        native.resize_box(image, target, 4, 5, 1, 0, 5, 4, 4, 5, False, 0)
     sound = packed_rules("official", "standard", (4, 5))
     for rules, width, depth in ((sound, 3, 0), (sound, 9, 1), (sound[:, :6].copy(), 3, 1)):
         ids, epochs, plans = np.zeros(1, np.int64), np.zeros(1, np.uint32), np.zeros(1, backends.PLAN).view(np.uint8)

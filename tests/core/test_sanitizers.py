@@ -39,7 +39,7 @@ for i in range(int(sys.argv[2])):
         augmix(images, range(len(images)), seed=i, config=config, backend=backend,
                layout="CHW" if i % 2 else "HWC", normalize=normalize)
         for image in images[:1]:
-            resize(image, out, box=box, backend=backend)
+            resize(image, out, box=box, mirrored=bool(i % 2), backend=backend)
             for magnitude in magnitudes(rng, name, height, width):
                 backends.native_op(image, ALL_OPS.index(name), magnitude, config.fill, backend)
 print("clean")
