@@ -25,16 +25,16 @@ BACKENDS: tuple[str, ...] = ("auto", "native", "avx512", "avx2", "portable", "re
 VARIANT_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2}
 
 INTERFACE = 2
-MAX_CHAINS = 8
-MAX_CALLS = 8
+MAX_WIDTH = 8
+MAX_DEPTH = 8
 PLAN = np.dtype(
     [
-        ("magnitude", np.float64, (MAX_CHAINS, MAX_CALLS)),
-        ("mixture_weight", np.float64, MAX_CHAINS),
+        ("magnitude", np.float64, (MAX_WIDTH, MAX_DEPTH)),
+        ("mixture_weight", np.float64, MAX_WIDTH),
         ("skip_weight", np.float64),
-        ("q15_weight", np.int32, MAX_CHAINS + 1),
-        ("depth", np.uint8, MAX_CHAINS),
-        ("op", np.uint8, (MAX_CHAINS, MAX_CALLS)),
+        ("q15_weight", np.int32, MAX_WIDTH + 1),
+        ("depth", np.uint8, MAX_WIDTH),
+        ("op", np.uint8, (MAX_WIDTH, MAX_DEPTH)),
     ],
     align=True,
 )

@@ -31,8 +31,6 @@ from augmix_core.philox import Purpose, below, uniform, words
 if TYPE_CHECKING:
     from augmix_core.views import AugMixConfig
 
-MAX_WIDTH = 8
-MAX_DEPTH = 8
 RANDOM_DEPTH = 3  # depth -1 draws 1..3 ops a chain
 DEPTH_BLOCK = 2
 OPS_BLOCK = 4

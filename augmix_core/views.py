@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from augmix_core import backends
-from augmix_core.backends import Backend
+from augmix_core.backends import MAX_DEPTH, MAX_WIDTH, Backend
 from augmix_core.errors import did_you_mean
 from augmix_core.ops import DIALECTS, MAX_LEVEL, MIN_LEVEL, check_fill, check_images
 from augmix_core.philox import check_counters
-from augmix_core.plan import MAX_DEPTH, MAX_WIDTH, draw_packed_plans, draw_plans
+from augmix_core.plan import draw_packed_plans, draw_plans
 from augmix_core.reference import augmented_view
 
 RELEASED_FILL = 128

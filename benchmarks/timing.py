@@ -31,7 +31,7 @@ PACKAGES = ("numpy", "pillow", "torch", "torchvision", "timm", "simplejpeg")
 class Contender:
     """`make()` prepares, unmeasured, and returns what is measured: a callable that handles `items` items.
 
-    ImportError, RuntimeError or TypeError, from either, means that it cannot run here.
+    ImportError or RuntimeError, from either, means that it cannot run here.
     """
 
     name: str
@@ -57,7 +57,7 @@ def measure(contenders: Sequence[Contender], *, rounds: int) -> list[Measured]:
         try:
             run = contender.make()
             ready.append((run, calls_a_turn(run), contender.items, into))
-        except (ImportError, RuntimeError, TypeError) as error:
+        except (ImportError, RuntimeError) as error:
             into.reason = " ".join(str(error).split())
     for first in range(rounds):
         for i in range(len(ready)):

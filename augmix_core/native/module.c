@@ -73,7 +73,7 @@ static int is_plan(const Plan *plan, int width) {
             if (plan->op[chain][k] >= OP_COUNT || !is_magnitude(plan->op[chain][k], plan->magnitude[chain][k]))
                 return 0;
     }
-    return total == 32768;
+    return total == ONE_Q15;
 }
 
 static PyObject *variants(PyObject *self, PyObject *unused) {

@@ -9,7 +9,7 @@
 #include "philox.h"
 
 enum { PLAN_PURPOSE = 1, DEPTH_BLOCK = 2, OPS_BLOCK = 4, GAMMA_BLOCK = 64, GAMMA_BLOCKS_EACH = 32, GAMMA_TRIES = 48 };
-enum { RANDOM_DEPTH = 3, ONE_Q15 = 32768 };
+enum { RANDOM_DEPTH = 3 };
 
 static const double TINY = 1e-300, LN2 = 0.6931471805599453;
 

@@ -6,6 +6,9 @@
 
 enum { MAX_WIDTH = 8, MAX_DEPTH = 8, MAX_SOURCES = MAX_WIDTH + 1 };
 
+/* Weights are in 1/32768 and add up to this. */
+enum { ONE_Q15 = 32768 };
+
 /* In the order of augmix_core.ops.ALL_OPS: the first nine are the standard ones. */
 typedef enum {
     AUTOCONTRAST,

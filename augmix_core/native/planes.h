@@ -24,6 +24,8 @@ Shape shape_of(int height, int width);
 void split_planes(int variant, const uint8_t *interleaved, uint8_t *planes, size_t pitch, size_t pixels);
 void join_planes(int variant, const uint8_t *planes, size_t pitch, uint8_t *interleaved, size_t pixels);
 
+static inline int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+
 /* `count` pixels of one level in whole vectors, so up to 31 too many: what belongs there is to be written after. */
 static inline void paint(uint8_t *pixels, uint8_t level, int count) {
     for (int i = 0; i < count; i += 32) memset(pixels + i, level, 32);

@@ -136,8 +136,6 @@ static void find_inside(const Rotation *r, const Lines *rows, int y) {
     rows->end[y] = end > begin ? end : begin;
 }
 
-static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
-
 /* Pillow's own arithmetic. */
 static uint8_t exact_pixel(const Rotation *r, const uint8_t *plane, int x, int y) {
     double at_x = source_x(r, x, y) - 0.5, at_y = source_y(r, x, y) - 0.5;

@@ -23,14 +23,18 @@ void prepare_slide(void) {
     }
 }
 
+/* Further than any image is wide everything is fill; the bound keeps conversions to integers defined. */
+ALWAYS_INLINE double bounded_distance(double distance) {
+    double bounded = distance > -1e9 ? distance : -1e9;
+    return bounded < 1e9 ? bounded : 1e9;
+}
+
 /* Pillow's sums for each line: where its source lies, how far it reaches, and whether that is certain. */
 ALWAYS_INLINE void estimate_lines(Lines *lines, int count, int length, double slope, double offset) {
     for (int i = 0; i < count; i++) {
         double distance = slope * (i + 0.5) + offset;
-        /* Further than any image is wide everything is fill; the bound keeps the conversion defined. */
-        double bounded = distance > -1e9 ? distance : -1e9;
-        bounded = bounded < 1e9 ? bounded : 1e9;
-        lines->position[i] = (int64_t)(bounded * 0x1p31); /* in 1/32768 of a cell; cut, by less than UNCERTAIN */
+        /* in 1/32768 of a cell; cut, by less than UNCERTAIN */
+        lines->position[i] = (int64_t)(bounded_distance(distance) * 0x1p31);
         int32_t is_close = 0;
         lines->begin[i] = first_from(-distance - 0.5, length, &is_close);
         lines->end[i] = first_from(length - distance - 0.5, length, &is_close);
@@ -82,11 +86,7 @@ static void measure_lines(int variant, Lines *lines, int count, int length, doub
     }
 }
 
-static int whole_shift(double offset) { return (int)(offset < -1e9 ? -1e9 : offset > 1e9 ? 1e9 : offset); }
-
 static int is_whole(double slope, double offset) { return slope == 0 && offset == floor(offset); }
-
-static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
 /* Pillow's own arithmetic for pixel i of a line of pixels `stride` bytes apart. */
 static uint8_t exact_pixel(const uint8_t *line, size_t stride, int length, int i, double distance) {
@@ -230,7 +230,7 @@ void slide_rows(int variant, const uint8_t *source, uint8_t *target, const Shape
     if (is_whole(slope, offset)) {
         for (int channel = 0; channel < CHANNELS; channel++)
             shift_along_rows(source + channel * shape->pitch, target + channel * shape->pitch, shape,
-                             whole_shift(offset), fill);
+                             (int)bounded_distance(offset), fill);
         return;
     }
     measure_lines(variant, lines, shape->height, shape->width, slope, offset);
@@ -309,7 +309,7 @@ void slide_columns(int variant, const uint8_t *source, uint8_t *target, const Sh
     if (is_whole(slope, offset)) {
         for (int channel = 0; channel < CHANNELS; channel++)
             shift_along_columns(source + channel * shape->pitch, target + channel * shape->pitch, shape,
-                                whole_shift(offset), fill);
+                                (int)bounded_distance(offset), fill);
         return;
     }
     measure_lines(variant, lines, shape->width, shape->height, slope, offset);

@@ -9,7 +9,7 @@
 #include "slide.h"
 #include "tables.h"
 
-enum { CLEAN = -1, MIX_BLOCK = 4096, ONE_Q15 = 32768 };
+enum { CLEAN = -1, MIX_BLOCK = 4096 };
 
 /* An image on its way through a chain: pixels in a buffer, and tables that are still to be applied to them. */
 typedef struct {

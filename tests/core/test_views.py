@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmix_core import AugMixConfig, augmix
+from augmix_core.backends import MAX_DEPTH, MAX_WIDTH
 from augmix_core.philox import Purpose, words
-from augmix_core.plan import MAX_DEPTH, MAX_WIDTH, OpCall, ViewPlan, draw_log_gamma, draw_plans, exp, log
+from augmix_core.plan import OpCall, ViewPlan, draw_log_gamma, draw_plans, exp, log
 from augmix_core.reference import augmented_view, q15_weights
 from tests.conftest import natural
 
