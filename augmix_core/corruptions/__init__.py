@@ -10,13 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from augmix_core.backends import Backend, variant_of
 from augmix_core.corruptions import blur, digital, noise
+from augmix_core.corruptions.draws import Draws
 from augmix_core.corruptions.severity import SEVERITIES, TABLES, table_for
 from augmix_core.errors import did_you_mean
 from augmix_core.ops import check_images
 from augmix_core.philox import Purpose, words
 
-Corruption = Callable[[NDArray[np.float64], Any, np.random.Generator], NDArray[np.float64]]
+Corruption = Callable[[NDArray[np.uint8], Any, Draws, str | None], NDArray[np.uint8]]
+"""(image (H, W, 3), strength of the severity table, random numbers, compiled variant or None for NumPy) -> image."""
 
 TEST: dict[str, Corruption] = {
     "gaussian_noise": noise.gaussian_noise,
@@ -58,6 +61,7 @@ def corrupt(
     seed: int = 0,
     table: Literal["auto", "32", "64", "224"] = "auto",
     textures: str | None = None,
+    backend: Backend = "auto",
 ) -> NDArray[np.uint8]:
     """Return each image under one corruption: a pure function of (seed, sample id, name, severity).
 
@@ -88,9 +92,8 @@ def corrupt(
         raise ValueError(f"textures is {textures!r}, but {name} uses no textures; leave it out")
     strength = TABLES[table_for(*images.shape[1:3]) if table == "auto" else table][name][severity - 1]
     keys = words(ids, seed=seed, purpose=Purpose.CORRUPTION, view=STREAM[name], block=severity)
+    variant = variant_of(backend)
     corrupted = np.empty_like(images)
     for n, image in enumerate(images):
-        rng = np.random.Generator(np.random.Philox(key=keys[n].view(np.uint64)))
-        unit = known[name](image / 255.0, strength, rng)
-        corrupted[n] = (np.clip(unit, 0, 1) * 255).astype(np.uint8)
+        corrupted[n] = known[name](image, strength, Draws(int(keys[n].view(np.uint64)[0])), variant)
     return corrupted
