@@ -12,16 +12,19 @@ from augmix_core.views import AugMixConfig, augmix
 if TYPE_CHECKING:
     from augmix_core.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
     from augmix_core.jsd import consistency_loss
+    from augmix_core.perturbations import PERTURBATIONS, perturb
 
 __version__ = "0.1.0"
 __all__ = [
     "CORRUPTIONS",
     "EXTRA_CORRUPTIONS",
+    "PERTURBATIONS",
     "STREAM_VERSION",
     "AugMixConfig",
     "augmix",
     "consistency_loss",
     "corrupt",
+    "perturb",
 ]
 
 LAZY = {
@@ -29,6 +32,8 @@ LAZY = {
     "corrupt": "augmix_core.corruptions",
     "CORRUPTIONS": "augmix_core.corruptions",
     "EXTRA_CORRUPTIONS": "augmix_core.corruptions",
+    "PERTURBATIONS": "augmix_core.perturbations",
+    "perturb": "augmix_core.perturbations",
 }
 
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 """Raised whenever the same seed begins to give other pixels or another order; a golden test guards it."""
 
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     SPLIT = 4
     CORRUPTION = 5
     MODEL = 6
+    PERTURBATION = 7
+    BOOTSTRAP = 8
 
 
 def words(

@@ -45,6 +45,25 @@ def resolve_scale(config: RunConfig) -> Scale:
     return Scale(workers, use_gpu, config.scale.evaluation_actors or workers)
 
 
+def evaluation_scale(config: RunConfig) -> Scale:
+    """Return how many actors score, and on what, where nothing is trained.
+
+    Raises:
+        ValueError: They cannot fit.
+    """
+    cluster = ray.cluster_resources()
+    gpus, cpus = int(cluster.get("GPU", 0)), cluster.get("CPU", 0.0)
+    use_gpu = config.scale.use_gpu and (gpus > 0 or config.scale.use_labels)
+    actors = config.scale.evaluation_actors or (gpus if use_gpu else DEFAULT_CPU_WORKERS) or 1
+    asked = actors * config.scale.worker_cpus + config.scale.data_cpus
+    if not config.scale.use_labels and (asked > cpus or (use_gpu and actors > gpus)):
+        raise ValueError(
+            f"scale.evaluation_actors {actors} ask for {asked:g} CPUs{f' and {actors} GPUs' if use_gpu else ''}, "
+            f"the cluster has {cpus:g} CPUs and {gpus} GPUs; lower scale.evaluation_actors or scale.worker_cpus"
+        )
+    return Scale(actors, use_gpu, actors)
+
+
 def check_fits(config: RunConfig, workers: int, use_gpu: bool, *, cpus: float, gpus: int) -> None:
     """Refuse a demand above the cluster's CPUs and GPUs: Ray would wait for them without a word."""
     scale = config.scale

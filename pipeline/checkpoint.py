@@ -36,6 +36,8 @@ class Meta:
     num_classes: int
     data: dict[str, Any]
     """The DataConfig, for normalisation."""
+    held_out: dict[str, Any] | None = None
+    """The arguments of `split_train` whose held-out split the training left out, if it left one out."""
     stream_version: int = STREAM_VERSION
 
 
@@ -80,8 +82,13 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfi
     meta = read_meta(folder)
     model = build_model(meta.model, meta.num_classes)
     model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(device).eval(), trained_on(meta)
+
+
+def trained_on(meta: Meta) -> DataConfig:
+    """The data configuration of a checkpoint."""
     data: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.data.items()}
-    return model.to(device).eval(), DataConfig(**data)
+    return DataConfig(**data)
 
 
 def last_checkpoint(method_folder: Path) -> Path | None:

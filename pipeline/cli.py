@@ -13,58 +13,80 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from augmix_core import backends
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
-from pipeline.config import RunConfig, result_fields, run_name
+from pipeline.config import DataConfig, GenerateConfig, RunConfig, ScoreConfig, result_fields, run_name, score_name
 from pipeline.decode import reason_unreadable
 from pipeline.progress import chatter_into, say
 from pipeline.source import Source, open_source
 
-Stage = Literal["run", "train", "search", "evaluate", "report"]
+RunStage = Literal["run", "train", "search", "evaluate", "report"]
+ScoreStage = Literal["run", "report"]
 CONFIG, IDENTITY, RAY_LOG = "config.json", "identity.json", "ray.log"
 NOT_UPLOADED = [".git/", "benchmarks/results/", "*.so", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
 IMAGES_LOOKED_AT = 10
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
+Config = TypeVar("Config")
 
 
 def main(recipes: Mapping[str, RunConfig], description: str) -> None:
-    """Run a job: parse, check, connect to Ray, go through the stages. The first recipe is the default.
+    """A training job: parse, check, connect to Ray, go through the stages. The first recipe is the default."""
+    stages = "run goes through train, search, evaluate and report; any of them can be run alone."
+    with errors_in_words():
+        run(*parse(sys.argv[1:], recipes, description, RunStage, stages))
 
-    Wrong input ends in one line on stderr and exit code 2, a failed run in one line and exit code 1.
-    """
+
+def score(recipes: Mapping[str, ScoreConfig], description: str) -> None:
+    """A scoring job: the same without training."""
+    stages = "run scores and reports; report tells what has been scored so far."
+    with errors_in_words():
+        run_score(*parse(sys.argv[1:], recipes, description, ScoreStage, stages))
+
+
+def copy_corrupted(recipes: Mapping[str, GenerateConfig], description: str) -> None:
+    """A job that writes a corrupted copy of a data set."""
+    with errors_in_words():
+        _, _, config = parse(sys.argv[1:], recipes, description, Literal["run"], "There is one stage.")
+        run_generate(config)
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Wrong input ends in one line on stderr and exit code 2, a failed run in one line and exit code 1."""
     try:
-        stage, recipe, config = parse(sys.argv[1:], recipes, description)
-        run(stage, recipe, config)
+        yield
     except (ValueError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
 
 
-def parse(arguments: Sequence[str], recipes: Mapping[str, RunConfig], description: str) -> tuple[Stage, str, RunConfig]:
+def parse(
+    arguments: Sequence[str], recipes: Mapping[str, Config], description: str, stages: Any, about_stages: str
+) -> tuple[str, str, Config]:
     """Return (stage, recipe name, configuration); tyro ends the program for --help and for unknown flags."""
     chosen = recipe_of(arguments, recipes)
     names = tuple(recipes)
+    kind: Any = type(recipes[chosen])
 
     @dataclass(frozen=True)
     class Command:
-        stage: tyro.conf.Positional[Stage] = "run"
-        """run goes through train, search, evaluate and report; any of them can be run alone."""
+        stage: Annotated[tyro.conf.Positional[stages], tyro.conf.arg(help=about_stages)] = "run"  # type: ignore[valid-type]
         recipe: Literal[names] = chosen  # type: ignore[valid-type]
         """Named starting point; every flag below changes one value of it."""
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = recipes[chosen]
+        config: Annotated[kind, tyro.conf.arg(name="")] = recipes[chosen]  # type: ignore[valid-type]
 
     command = tyro.cli(Command, args=list(arguments), description=description)
     return command.stage, command.recipe, command.config
 
 
-def recipe_of(arguments: Sequence[str], recipes: Mapping[str, RunConfig]) -> str:
+def recipe_of(arguments: Sequence[str], recipes: Mapping[str, Any]) -> str:
     """The recipe that the arguments name, needed first because it holds the defaults of all other flags."""
     for n, argument in enumerate(arguments):
         if argument == "--recipe" or argument.startswith("--recipe="):
@@ -75,7 +97,7 @@ def recipe_of(arguments: Sequence[str], recipes: Mapping[str, RunConfig]) -> str
     return next(iter(recipes))
 
 
-def run(stage: Stage, recipe: str, config: RunConfig) -> None:
+def run(stage: str, recipe: str, config: RunConfig) -> None:
     """Open the images, connect to Ray, and go through a stage or through all of them."""
     check_packages()
     check_kernels()
@@ -88,27 +110,76 @@ def run(stage: Stage, recipe: str, config: RunConfig) -> None:
             f"training and test images have {len(train_source.class_names)} and {len(test_source.class_names)} "
             "classes, or others; they must agree"
         )
-    check_readable(train_source, config)
+    check_readable(train_source, config.data)
+    from pipeline.cells import plan_evaluation
+    from pipeline.stages import Run, final_split, first_line
+
+    _, held_out = final_split(config, train_source)
+    plan = plan_evaluation(
+        config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
+    )
     folder = Path(config.storage) / run_name(config, recipe)
     identity = {"recipe": recipe, "fields": result_fields(config), "data": [train_source.digest, test_source.digest]}
     check_same_run(folder, identity)
+    with working_in(folder):
+        say(first_line(folder, config))
+        with connected():
+            whole = Run(folder, config, train_source, test_source, plan)
+            save_config(folder, config)
+            save(folder / IDENTITY, identity)
+            getattr(whole, stage)()
 
-    from pipeline.stages import Run, first_line
 
-    folder.mkdir(parents=True, exist_ok=True)
+def run_score(stage: str, recipe: str, config: ScoreConfig) -> None:
+    """Open the network and what it is scored on, connect to Ray, score and report."""
+    check_packages()
+    check_kernels()
+    from pipeline.score import Score
+
+    folder = Path(config.storage) / score_name(config, recipe)
+    whole = Score(folder, config)
+    with working_in(folder):
+        save_config(folder, whole.config)
+        if stage == "report":
+            whole.report()
+            return
+        with connected():
+            whole.run()
+
+
+def run_generate(config: GenerateConfig) -> None:
+    """Open the images, connect to Ray and write."""
+    check_packages()
+    check_kernels()
+    if not config.output:
+        raise ValueError("output is ''; give the folder of the copy: --output /absolute/folder")
+    source = open_source(config.data, train=config.split == "train")
+    check_readable(source, config.data)
+    from pipeline import generate
+
+    generate.begin(config, source)
+    with working_in(Path(config.output)), connected():
+        generate.generate(config, source)
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make the run's folder; what others print goes into its log, and so does the traceback of a failure."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"storage {str(folder.parent)!r} cannot be written ({error.strerror}); set --storage or $AUGMIX_STORAGE"
+        ) from error
     try:
         with chatter_into(folder / RAY_LOG):
-            say(first_line(folder, config))
-            with connected():
-                whole = Run(folder, config, train_source, test_source)
-                save_config(folder, config, identity)
-                getattr(whole, stage)()
+            yield
     except Exception as error:
         with (folder / RAY_LOG).open("a") as log:
             traceback.print_exception(error, file=log)
         if isinstance(error, (ValueError, MissingExtraError)):
             raise
-        told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command resumes"
+        told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command goes on from here"
         print(told, file=sys.stderr)
         sys.exit(1)
 
@@ -128,10 +199,10 @@ def check_packages() -> None:
             raise missing_extra(package, "ray")
 
 
-def check_readable(source: Source, config: RunConfig) -> None:
+def check_readable(source: Source, config: DataConfig) -> None:
     """Refuse a data set of which not one of the first images can be used, as with a wrong data.image_size."""
     looked_at = range(min(IMAGES_LOOKED_AT, len(source)))
-    reasons = [reason_unreadable(source, sample_id, config.data) for sample_id in looked_at]
+    reasons = [reason_unreadable(source, sample_id, config) for sample_id in looked_at]
     if all(reasons):
         raise ValueError(f"none of the first {len(reasons)} images can be used; {source.describe(0)}: {reasons[0]}")
 
@@ -162,12 +233,16 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def save_config(folder: Path, config: RunConfig, identity: dict[str, Any]) -> None:
-    """Write config.json, as it is now, and what the run must keep to be the same run."""
+def save_config(folder: Path, config: RunConfig | ScoreConfig) -> None:
+    """Write config.json, as it is now."""
+    save(folder / CONFIG, dataclasses.asdict(config))
+
+
+def save(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as JSON."""
     from pipeline.journal import write_atomically  # loads torch, so not at the top
 
-    write_atomically(folder / CONFIG, json.dumps(dataclasses.asdict(config), indent=1))
-    write_atomically(folder / IDENTITY, json.dumps(identity, indent=1))
+    write_atomically(path, json.dumps(values, indent=1))
 
 
 @contextmanager

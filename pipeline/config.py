@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from augmix_core import STREAM_VERSION, AugMixConfig
+from augmix_core.baselines import (
+    ALEXNET_ERRORS,
+    ALEXNET_EXTRA_ERRORS,
+    ALEXNET_EXTRA_FLIP_PROBABILITIES,
+    ALEXNET_FLIP_PROBABILITIES,
+)
 from augmix_core.errors import did_you_mean
 
 SECONDS_WITHOUT_PROGRESS = 600
@@ -29,13 +35,13 @@ def require(condition: bool, field_name: str, value: object, rule: str) -> None:
 class DataConfig:
     """Which images, and how a training crop is made of one."""
 
-    name: Literal["digits", "cifar10", "imagenet"] = "digits"
+    name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "digits"
     """Data set: digits comes with scikit-learn; the others need data.path."""
     path: str = ""
-    """Absolute folder of the data set, on every node: CIFAR-10's parquet files or torchvision's download of it;
+    """Absolute folder of the data set, on every node: CIFAR's parquet files or torchvision's download of it;
     for ImageNet the folder with train/ and val/."""
     download: bool = False
-    """Fetch CIFAR-10 through torchvision into data.path when it is not there."""
+    """Fetch CIFAR through torchvision into data.path when it is not there."""
     image_size: int = 32
     """Height and width, in pixels, of what the network sees."""
     crop: Literal["none", "pad", "random_resized"] = "pad"
@@ -102,6 +108,9 @@ class TrainConfig:
     """L2 penalty on all parameters, as released."""
     jsd_weight: float = 12.0
     """Factor of the consistency loss (paper: 12)."""
+    hold_out: bool = False
+    """Leave data.holdout_fraction of the training images out of the final training too; evaluation then chooses the
+    softmax temperature on them."""
     max_steps: int = 0
     """Stop after so many steps, with the schedule of the full run; 0 means all."""
 
@@ -155,7 +164,7 @@ class SearchConfig:
     jsd_weights: tuple[float, ...] = (3.0, 6.0, 12.0, 24.0)
     """Values of train.jsd_weight to draw from."""
     severities: tuple[int, ...] = (1, 3, 5)
-    """Severities of the search's corruptions (speckle_noise, gaussian_blur, saturate)."""
+    """Severities of the search's corruptions (speckle_noise, gaussian_blur, spatter, saturate)."""
 
     def __post_init__(self) -> None:
         require(self.trials >= 0, "search.trials", self.trials, "it counts trials; 0 leaves the search out")
@@ -182,31 +191,79 @@ class SearchConfig:
             AugMixConfig(depth=depth)
 
 
+TEST_CORRUPTIONS = tuple(ALEXNET_ERRORS)
+"""The benchmark's 15, in its order."""
+EXTRA_CORRUPTIONS = tuple(ALEXNET_EXTRA_ERRORS)
+PERTURBATIONS = (*ALEXNET_FLIP_PROBABILITIES, *ALEXNET_EXTRA_FLIP_PROBABILITIES)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """What the trained networks are scored on."""
+    """What networks are scored on. None of it decides a training: change it and score the same run again."""
 
-    corruptions: tuple[str, ...] = (
-        "gaussian_noise",
-        "shot_noise",
-        "impulse_noise",
-        "brightness",
-        "contrast",
-        "pixelate",
-        "jpeg_compression",
-    )
-    """Test corruptions; the search never sees them."""
+    corruptions: tuple[str, ...] = TEST_CORRUPTIONS
+    """Corruptions: the 15 of the benchmark, which the search never sees, and perhaps the four extra ones."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities, 1 to 5."""
+    published: str = ""
+    """Absolute folder of CIFAR-10-C, CIFAR-100-C, ImageNet-C or Tiny-ImageNet-C as published; when empty, corrupted
+    images are generated, which comes near to those files but is not them."""
+    frost_textures: str = ""
+    """Absolute folder of the published frost textures for generated frost; when empty, a texture of our own."""
+    jpeg85: bool = False
+    """Pass generated corruptions through a JPEG of quality 85, as ImageNet-C's files were."""
+    perturbations: tuple[str, ...] = ()
+    """Perturbation sequences for flip rates, such as translate or tilt; all stands for the ten of the benchmark."""
+    published_perturbations: str = ""
+    """Absolute folder of CIFAR-10-P, CIFAR-100-P or ImageNet-P as published; when empty, sequences are generated."""
+    top5_baseline: str = ""
+    """JSON file with AlexNet's top-5 distance of each perturbation, for mT5D; none has been published as text."""
+    imagenet_r: str = ""
+    """Absolute folder of ImageNet-R; the answers are restricted to its 200 classes."""
+    imagenet_a: str = ""
+    """Absolute folder of ImageNet-A; the answers are restricted to its 200 classes."""
+    imagenet_v2: str = ""
+    """Absolute folder of ImageNet-V2, with class folders 0 to 999."""
+    imagenet_sketch: str = ""
+    """Absolute folder of ImageNet-Sketch."""
+    cifar10_1: str = ""
+    """Absolute folder of CIFAR-10.1."""
+    out_of_distribution: str = ""
+    """Absolute folder or .npy of images of none of the classes, for AUROC, AUPR and FPR95 of the confidence."""
+    bootstrap: int = 1000
+    """Replicates of the bootstrap over images behind the 95 % intervals; 0 leaves them out."""
 
     def __post_init__(self) -> None:
-        from augmix_core import CORRUPTIONS
-
         check_severities("evaluate.severities", self.severities)
         require(bool(self.corruptions), "evaluate.corruptions", self.corruptions, "name at least one")
-        for name in self.corruptions:
-            if name not in CORRUPTIONS:
-                raise ValueError(f"evaluate.corruptions has {name!r}; {did_you_mean(name, CORRUPTIONS)}")
+        check_names("evaluate.corruptions", self.corruptions, (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+        if self.perturbations != ("all",):
+            check_names("evaluate.perturbations", self.perturbations, ("all", *PERTURBATIONS))
+        require(0 <= self.bootstrap <= 100_000, "evaluate.bootstrap", self.bootstrap, "it lies between 0 and 100000")
+        for name in PATHS_OF_EVALUATION:
+            path = getattr(self, name)
+            require(
+                not path or os.path.isabs(path),
+                f"evaluate.{name}",
+                path,
+                "give an absolute path: a submitted job runs in another folder",
+            )
+
+
+SHIFTS = ("imagenet_r", "imagenet_a", "imagenet_v2", "imagenet_sketch", "cifar10_1")
+"""Other test sets of the same classes: fields of EvaluateConfig and kinds of `published.open_shift_set`."""
+PATHS_OF_EVALUATION = (
+    *("published", "frost_textures", "published_perturbations", "top5_baseline"),
+    *(*SHIFTS, "out_of_distribution"),
+)
+
+
+def check_names(field_name: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Refuse an unknown name, with the nearest known one, and one that stands there twice."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{field_name} has {name!r}; {did_you_mean(name, known)}")
+    require(len(set(names)) == len(names), field_name, names, "name each once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +281,7 @@ class ScaleConfig:
     evaluation_actors: int = 0
     """Actors that hold the networks during evaluation; 0 means as many as training workers."""
     evaluation_batch_size: int = 250
-    """Images in one forward pass of evaluation."""
+    """Images in one forward pass of evaluation, and in one piece of its ledger."""
     use_labels: bool = False
     """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, see cluster.yaml."""
     max_failures: int = 3
@@ -303,6 +360,92 @@ class RunConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig:
+    """Scoring a network without training it."""
+
+    model: str = ""
+    """A checkpoint folder of ours (or a run's train/<method>), a torchvision model such as resnet50, timm:<name>,
+    convnet5 or wrn40_2 with --weights, or module:function that returns an nn.Module."""
+    weights: str = "DEFAULT"
+    """Of a torchvision model: DEFAULT, or a name such as IMAGENET1K_V1; or the absolute path of a file with a state
+    dict, .safetensors or .pt."""
+    name: str = ""
+    """Folder of the scores below storage; when empty: recipe, model and a hash of the two and of data.*."""
+    storage: str = field(default_factory=default_storage)
+    """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
+    seed: int = 0
+    """Decides the random numbers of generated corruptions, and of the bootstrap."""
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+    def as_run(self) -> RunConfig:
+        """The same as the configuration of a run that trains nothing."""
+        return RunConfig(
+            name=self.name,
+            storage=self.storage,
+            seed=self.seed,
+            data=self.data,
+            evaluate=self.evaluate,
+            scale=self.scale,
+            search=SearchConfig(trials=0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateConfig:
+    """A corrupted copy of a data set."""
+
+    output: str = ""
+    """Absolute folder of the copy, on all nodes; new, or one that this command has begun."""
+    split: Literal["test", "train"] = "test"
+    """Which images are copied."""
+    layout: Literal["auto", "npy", "folder", "parquet"] = "auto"
+    """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for ImageNet, else npy."""
+    corruptions: tuple[str, ...] = (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    """Corruptions: the 15 of the benchmark and the four extra ones."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Severities, 1 to 5; the npy layout holds all of them."""
+    frost_textures: str = ""
+    """Absolute folder of the published frost textures; when empty, a texture of our own."""
+    seed: int = 0
+    """Decides the random numbers."""
+    data: DataConfig = field(default_factory=DataConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+    def __post_init__(self) -> None:
+        check_severities("severities", self.severities)
+        check_names("corruptions", self.corruptions, (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+        require(bool(self.corruptions), "corruptions", self.corruptions, "name at least one")
+        require(
+            not self.output or (os.path.isabs(self.output) and "://" not in self.output),
+            "output",
+            self.output,
+            "give the absolute path of a mounted folder",
+        )
+        if self.layout_of() == "npy":
+            require(self.severities == (1, 2, 3, 4, 5), "severities", self.severities, "the npy layout holds 1 2 3 4 5")
+
+    def layout_of(self) -> str:
+        """The layout, `auto` resolved."""
+        if self.layout != "auto":
+            return self.layout
+        return "folder" if self.data.name == "imagenet" else "npy"
+
+    def as_run(self) -> RunConfig:
+        """What tasks that read and corrupt need to know."""
+        return RunConfig(
+            seed=self.seed,
+            data=self.data,
+            evaluate=EvaluateConfig(
+                corruptions=self.corruptions, severities=self.severities, frost_textures=self.frost_textures
+            ),
+            scale=self.scale,
+            search=SearchConfig(trials=0),
+        )
+
+
 def check_severities(name: str, severities: tuple[int, ...]) -> None:
     """Refuse severities other than 1..5, and none at all."""
     require(
@@ -324,14 +467,15 @@ def method_config(config: RunConfig, method: str) -> RunConfig:
     )
 
 
-NOT_OF_THE_RESULT = ("name", "storage", "scale")
+NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
 NOT_OF_THE_RESULT_IN = {"data": ("path", "download"), "train": ("epochs", "max_steps"), "search": ("max_concurrent",)}
 
 
 def result_fields(config: RunConfig) -> dict[str, Any]:
     """Return, flat as `section.field`, the values that decide the result of a run.
 
-    Left out: where data and run lie, how many machines work, and how long it trains, so that more epochs resume.
+    Left out: where data and run lie, how many machines work, how long it trains, so that more epochs resume, and what
+    it is scored on, which the ledger of the evaluation guards by itself.
     """
     flat: dict[str, Any] = {"stream_version": STREAM_VERSION}
     for key, value in dataclasses.asdict(config).items():
@@ -353,3 +497,10 @@ def fingerprint(config: RunConfig) -> str:
 def run_name(config: RunConfig, recipe: str) -> str:
     """Return `--name`, or a name that the same command gives again."""
     return config.name or f"{recipe}-{config.model.name}-{fingerprint(config)}"
+
+
+def score_name(config: ScoreConfig, recipe: str) -> str:
+    """Return `--name`, or a name that the same network and data give again, whatever it is scored on."""
+    known = json.dumps([config.model, config.weights, config.seed, dataclasses.asdict(config.data)], sort_keys=True)
+    model = "".join(c if c.isalnum() else "-" for c in Path(config.model).name)
+    return config.name or f"score-{recipe}-{model}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"

@@ -1,6 +1,6 @@
-"""Evaluation images on Ray Data: each image is read and decoded once and yields all its corrupted versions."""
+"""Evaluation images on Ray Data: each image is read and decoded once and yields all its cells that are missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,85 +11,123 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from augmix_core import CORRUPTIONS, corrupt
+from augmix_core import corrupt
+from augmix_core.corruptions.digital import reencoded
+from augmix_core.perturbations import perturb
 from pipeline.blocks import opened_source, placement, quiet
+from pipeline.cells import FRAMES_ABOUT, Cell, Input, Plan, rows_of_a_piece
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
+from pipeline.sequences import SequenceSource
 
-CLEAN = -1
-"""Index that stands for the images as they are, where others index CORRUPTIONS."""
-Cell = tuple[int, int]
-"""(index into CORRUPTIONS or CLEAN, severity or 0)"""
-
-
-def cells_of(config: RunConfig) -> list[Cell]:
-    """The clean images, then every test corruption at every severity that the configuration names."""
-    chosen = [CORRUPTIONS.index(name) for name in config.evaluate.corruptions]
-    return [(CLEAN, 0), *((index, severity) for index in chosen for severity in config.evaluate.severities)]
+Missing = Mapping[str, frozenset[int]]
+"""Cell -> the first rows of its pieces that have no answers yet."""
 
 
 @dataclass(frozen=True)
 class EvaluationRows(Datasource):
-    """One read task for every `batch` samples; a block holds those samples in one cell."""
+    """One read task for every `batch` rows of an input. A row of the dataset is a piece: some rows of one cell."""
 
-    source: ray.ObjectRef
-    samples: int
+    sources: ray.ObjectRef
+    plan: Plan
+    missing: Missing
     batch: int
     config: RunConfig
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all cells."""
-        return self.samples * len(cells_of(self.config)) * self.config.data.image_size**2 * 3
+        """Bytes of all cells that are missing."""
+        pieces = sum(len(firsts) for firsts in self.missing.values())
+        return pieces * self.batch * self.config.data.image_size**2 * 3
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task for every batch of samples, whatever parallelism Ray proposes."""
-        return [self.read_task(start) for start in range(0, self.samples, self.batch)]
+        """One task for every batch that lacks an answer, whatever parallelism Ray proposes."""
+        return [
+            self.read_task(given, start, wanted)
+            for given in self.plan.inputs
+            for start in range(0, given.rows, self.batch)
+            if (wanted := self.wanted(given, start))
+        ]
 
-    def read_task(self, start: int) -> ReadTask:
-        """The samples start .. start + batch - 1 in all cells."""
-        ids = np.arange(start, min(start + self.batch, self.samples), dtype=np.int64)
-        source, config = self.source, self.config
+    def wanted(self, given: Input, start: int) -> list[tuple[Cell, int]]:
+        """The (cell, first row) pairs that begin within a batch and are missing."""
+        within = range(start, min(start + self.batch, given.rows))
+        return [
+            (cell, first)
+            for cell in given.cells
+            for first in within[:: rows_of_a_piece(cell, self.batch)]
+            if first in self.missing[cell.key]
+        ]
+
+    def read_task(self, given: Input, start: int, wanted: list[tuple[Cell, int]]) -> ReadTask:
+        """The rows start .. start + batch - 1 of an input in all missing cells."""
+        sources, config, batch = self.sources, self.config, self.batch
 
         def read() -> Iterable[Block]:
-            opened = opened_source(source)
-            images, labels, valid = evaluation_images(opened, ids, config.data)
-            for cell in cells_of(config):
-                yield BlockAccessor.batch_to_block(cell_rows(images, labels, valid, ids, cell, config))
+            source = opened_source(sources)[given.source]
+            return blocks(source, given, start, wanted, batch, config)
 
-        rows = len(ids) * len(cells_of(config))
-        size = rows * config.data.image_size**2 * 3
-        return ReadTask(read, BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None))
+        size = len(wanted) * batch * config.data.image_size**2 * 3
+        return ReadTask(read, BlockMetadata(num_rows=len(wanted), size_bytes=size, input_files=None, exec_stats=None))
 
 
-def cell_rows(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    valid: NDArray[np.bool_],
-    ids: NDArray[np.int64],
-    cell: Cell,
-    config: RunConfig,
-) -> dict[str, NDArray]:
-    """Columns sample_id, label, valid, corruption, severity and image of one cell."""
-    corruption, severity = cell
-    shown = images
-    if corruption != CLEAN:
-        shown = corrupt(images, CORRUPTIONS[corruption], severity=severity, sample_ids=ids, seed=config.seed)
-    return {
-        "sample_id": ids,
-        "label": labels,
-        "valid": valid,
-        "corruption": np.full(len(ids), corruption, np.int64),
-        "severity": np.full(len(ids), severity, np.int64),
-        "image": shown,
-    }
+def blocks(
+    source: Any, given: Input, start: int, wanted: list[tuple[Cell, int]], batch: int, config: RunConfig
+) -> Iterator[Block]:
+    """The pieces of a batch, one a block: columns cell (key) and first, and arrays sample_id, label, valid, image."""
+    ids = given.sample_ids[start : start + batch]
+    if given.is_sequences:
+        images, labels, valid = None, np.full(len(ids), -1, np.int64), np.ones(len(ids), bool)
+    else:
+        images, labels, valid = evaluation_images(source, ids, config.data, resized=given.resized, margin=given.margin)
+    for cell, first in wanted:
+        at = slice(first - start, first - start + rows_of_a_piece(cell, batch))
+        if images is None:
+            shown, valid[at] = published_frames(source, ids[at], config)
+        else:
+            shown = images_of(cell, images[at], ids[at], config) if given.generated else images[at]
+        piece = {"sample_id": ids[at], "label": labels[at], "valid": valid[at], "image": shown}
+        named = {"cell": np.array([cell.key]), "first": np.array([first])}
+        yield BlockAccessor.batch_to_block(named | {name: column[None] for name, column in piece.items()})
 
 
-def evaluation_rows(source: ray.ObjectRef, samples: int, config: RunConfig) -> ray.data.Dataset:
+def images_of(cell: Cell, images: NDArray[np.uint8], ids: NDArray[np.int64], config: RunConfig) -> NDArray[np.uint8]:
+    """Make what a cell shows out of clean images: (N, H, W, 3), or (N, T, H, W, 3) for a perturbation."""
+    if cell.kind == "clean":
+        return images
+    if cell.kind == "perturbation":
+        return perturb(images, cell.name, sample_ids=ids, seed=config.seed, crop_to=config.data.image_size)
+    textures = config.evaluate.frost_textures if cell.name == "frost" else ""
+    shown = corrupt(
+        images, cell.name, severity=cell.severity, sample_ids=ids, seed=config.seed, textures=textures or None
+    )
+    return reencoded(shown) if config.evaluate.jpeg85 else shown
+
+
+def published_frames(
+    source: SequenceSource, ids: NDArray[np.int64], config: RunConfig
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read sequences as published; one that cannot be read is black and not valid."""
+    frames: list[NDArray[np.uint8] | None] = []
+    for sample_id in ids:
+        try:
+            (one,), _ = source.read([sample_id])
+        except ValueError:
+            one = None
+        frames.append(one)
+    valid = np.array([one is not None for one in frames])
+    size = config.data.image_size
+    like = next((one for one in frames if one is not None), np.zeros((FRAMES_ABOUT, size, size, 3), np.uint8))
+    return np.stack([np.zeros_like(like) if one is None else one for one in frames]), valid
+
+
+def evaluation_rows(
+    sources: ray.ObjectRef, plan: Plan, missing: Missing, batch: int, config: RunConfig
+) -> ray.data.Dataset:
     """The dataset that evaluation predicts on."""
-    batch = config.scale.evaluation_batch_size
-    stream = EvaluationRows(source, samples, batch, config)
-    rows = ray.data.read_datasource(stream, override_num_blocks=-(-samples // batch), **placement(config))
-    quiet(rows, target_block_bytes=batch * config.data.image_size**2 * 3)
+    stream = EvaluationRows(sources, plan, missing, batch, config)
+    tasks = len(stream.get_read_tasks(0))
+    rows = ray.data.read_datasource(stream, override_num_blocks=max(1, tasks), **placement(config))
+    quiet(rows, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
     return rows

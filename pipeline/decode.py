@@ -50,15 +50,21 @@ def training_images(
 
 
 def evaluation_images(
-    source: Source, sample_ids: NDArray[np.int64], config: DataConfig
+    source: Source, sample_ids: NDArray[np.int64], config: DataConfig, *, resized: bool = True, margin: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return (images, labels, valid) for sample ids; an image that cannot be decoded is black and not valid."""
+    """Return (images, labels, valid) for sample ids; an image that cannot be decoded is black and not valid.
+
+    Args:
+        resized: as the recipe resizes raw images; otherwise they are of a published benchmark and taken as they are.
+        margin: pixels by which the images are larger than data.image_size, for what moves them before the last crop.
+    """
     encoded, labels = source.read(sample_ids)
-    images = np.zeros((len(sample_ids), config.image_size, config.image_size, 3), np.uint8)
+    images = np.zeros((len(sample_ids), config.image_size + margin, config.image_size + margin, 3), np.uint8)
     valid = np.ones(len(sample_ids), bool)
     for n, item in enumerate(encoded):
         try:
-            images[n] = evaluation_crop(decoded(item), config)
+            image = decoded(item)
+            images[n] = evaluation_crop(image, config, margin) if resized else center_crop(image, config)
         except ValueError:
             valid[n] = False
     return images, labels, valid
@@ -86,13 +92,25 @@ def training_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], config: D
     return pad_and_crop(of_size(image, config), drawn, padding=padding, flip=config.flip)
 
 
-def evaluation_crop(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:
+def resized_side(config: DataConfig) -> int:
+    """The short side of a raw image before its centre is cut out."""
+    return round(config.image_size * RESIZE_TO_CROP) if config.crop == "random_resized" else config.image_size
+
+
+def evaluation_crop(image: NDArray[np.uint8], config: DataConfig, margin: int = 0) -> NDArray[np.uint8]:
     """ImageNet: short side to 256 / 224 of the size and the centre; else the image as it is."""
     if config.crop == "random_resized":
-        return resize_and_center_crop(
-            image, resize_to=round(config.image_size * RESIZE_TO_CROP), size=config.image_size
-        )
+        return resize_and_center_crop(image, resize_to=resized_side(config), size=config.image_size + margin)
     return of_size(image, config)
+
+
+def center_crop(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:
+    """The centre of an image that is at least as large as needed, never resized."""
+    size = config.image_size
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    if top < 0 or left < 0:
+        raise ValueError(f"is {image.shape[1]}x{image.shape[0]} pixels; a published benchmark of {size} px is needed")
+    return image[top : top + size, left : left + size]
 
 
 def of_size(image: NDArray[np.uint8], config: DataConfig) -> NDArray[np.uint8]:

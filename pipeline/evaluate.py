@@ -1,113 +1,237 @@
-"""Evaluation: the trained networks of a run, side by side, on clean and corrupted test images.
+"""Evaluation: networks, side by side, on everything that is to be scored.
 
-A Ray Data pipeline: tasks read and corrupt, actors hold the networks and predict. All methods see the same pixels.
-What every network answers to every image is kept in `ledger/predictions.parquet`; all scores are counted from it.
+A Ray Data pipeline: tasks read, decode and corrupt, actors hold the networks and predict. All networks see the same
+pixels. What they answer to every image is kept in the ledger, piece by piece; all scores are counted from it.
 """
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
-from augmix_core import CORRUPTIONS
-from augmix_core.metrics import unnormalized_corruption_error
+from augmix_core import STREAM_VERSION
+from augmix_core.calibration import fit_temperature, per_image_scores
+from augmix_core.metrics import changes_of_frames, top5_distances_of_frames
+from augmix_core.perturbations import NOISE_PERTURBATIONS
 from pipeline.budget import Scale
-from pipeline.checkpoint import load_model
+from pipeline.cells import Cell, Plan, rows_of_a_piece
 from pipeline.config import RunConfig
-from pipeline.corrupt import CLEAN, evaluation_rows
+from pipeline.corrupt import Missing, evaluation_rows
 from pipeline.journal import write_atomically
+from pipeline.ledger import Ledger, as_parquet
+from pipeline.networks import Network
 from pipeline.predict import predict
+from pipeline.progress import counted
+from pipeline.source import digest_of
 from pipeline.train import TRAIN_LABEL
 
-PREDICTIONS = "predictions.parquet"
-SCORED = "scored.json"
+TEMPERATURES = "temperatures.json"
 
 
 class Predictor:
-    """An actor that holds the networks: adds a column `predicted_<method>` for each."""
-
-    def __init__(self, checkpoints: Mapping[str, str], threads: int) -> None:
-        torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.models = {method: load_model(Path(folder), device) for method, folder in checkpoints.items()}
-
-    def __call__(self, rows: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Predict one block."""
-        images = torch.tensor(rows.pop("image"))
-        for method, (model, data) in self.models.items():
-            rows[f"predicted_{method}"] = predict(model, images, data).argmax(dim=1).cpu().numpy()
-        return rows
-
-
-def evaluate(
-    config: RunConfig, scale: Scale, source: ray.ObjectRef, samples: int, checkpoints: Mapping[str, Path], ledger: Path
-) -> pa.Table:
-    """Return the predictions of every method on every cell, from the ledger if these checkpoints were scored before.
+    """An actor that holds the networks: a piece of images becomes the answers to them, as a parquet file.
 
     Args:
-        samples: how many test images, from the first.
-        checkpoints: method -> checkpoint folder.
+        networks: reference to {method: Network}.
+        kinds: cell key -> (cell, the classes that answers are restricted to, or None).
+        temperatures: method -> softmax temperature; methods without one have none.
     """
-    asked = {
-        "checkpoints": {method: str(folder) for method, folder in checkpoints.items()},
-        "evaluate": dataclasses.asdict(config.evaluate),
-        "samples": samples,
+
+    def __init__(
+        self,
+        networks: ray.ObjectRef,
+        kinds: Mapping[str, tuple[Cell, NDArray[np.int64] | None]],
+        temperatures: Mapping[str, float],
+        batch: int,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.networks: dict[str, Network] = ray.get(networks)
+        for network in self.networks.values():
+            network.model.to(self.device)
+        self.kinds, self.temperatures, self.batch = kinds, temperatures, batch
+
+    def __call__(self, pieces: dict[str, NDArray]) -> dict[str, NDArray]:
+        """Predict pieces: one, as a rule."""
+        answers = [
+            self.piece(str(key), {name: pieces[name][at] for name in ("sample_id", "label", "valid", "image")})
+            for at, key in enumerate(pieces["cell"])
+        ]
+        return {"cell": pieces["cell"], "first": pieces["first"], "answers": np.array(answers, object)}
+
+    def piece(self, key: str, rows: dict[str, NDArray]) -> bytes:
+        """The answers of all networks to some rows of a cell."""
+        cell, classes = self.kinds[key]
+        answers: dict[str, Any] = {name: rows[name] for name in ("sample_id", "label", "valid")}
+        for method, network in self.networks.items():
+            if cell.kind == "perturbation":
+                columns = self.frames(cell, network, rows["image"])
+            else:
+                columns = self.images(cell, method, rows, classes)
+            answers |= {f"{name}_{method}": values for name, values in columns.items()}
+        return as_parquet(pa.table({name: as_column(values) for name, values in answers.items()}))
+
+    def logits(self, network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, 3) uint8 -> (N, C), a batch at a time."""
+        parts = [torch.tensor(images[at : at + self.batch]) for at in range(0, len(images), self.batch)]
+        return torch.cat([predict(network.model, part.to(self.device), network).cpu() for part in parts]).numpy()
+
+    def images(
+        self, cell: Cell, method: str, rows: Mapping[str, NDArray], classes: NDArray[np.int64] | None
+    ) -> dict[str, NDArray]:
+        """Answers to single images. Those to images of no class have a confidence alone."""
+        logits, labels = self.logits(self.networks[method], rows["image"]), rows["label"]
+        if classes is not None:
+            place = {int(label): at for at, label in enumerate(classes)}
+            logits, labels = logits[:, classes], np.array([place[int(label)] for label in labels], np.int64)
+        known = np.maximum(labels, 0)
+        columns = per_image_scores(logits, known)
+        if method in self.temperatures:
+            scaled = per_image_scores(logits / self.temperatures[method], known)
+            columns |= {f"{name}_scaled": scaled[name] for name in ("confidence", "nll", "brier")}
+        if classes is not None:
+            columns["predicted"] = classes[columns["predicted"]]
+        if cell.kind == "out_of_distribution":
+            columns = {name: columns[name] for name in columns if name.split("_")[0] in ("predicted", "confidence")}
+        if cell.kind == "held_out":
+            columns["logits"] = logits
+        return columns
+
+    def frames(self, cell: Cell, network: Network, sequences: NDArray[np.uint8]) -> dict[str, NDArray]:
+        """Answers to sequences (N, T, H, W, 3): the class of each frame, changes of class, mean top-5 distance."""
+        count, frames = sequences.shape[:2]
+        logits = self.logits(network, sequences.reshape(count * frames, *sequences.shape[2:]))
+        ranking = np.argsort(-logits, axis=1, kind="stable").reshape(count, frames, -1)
+        against_first = cell.name.removesuffix("_2").removesuffix("_3") in NOISE_PERTURBATIONS
+        return {
+            "predicted": ranking[:, :, 0],
+            "changes": changes_of_frames(ranking[:, :, 0], against_first=against_first),
+            "top5_distance": top5_distances_of_frames(ranking, against_first=against_first),
+        }
+
+
+def as_column(values: NDArray) -> pa.Array:
+    """A column of numbers, or of lists of one length for (N, K)."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str, Network], folder: Path) -> Ledger:
+    """Answer what is not answered yet, and return the ledger.
+
+    Args:
+        networks: by method; all of them are asked the same.
+        folder: of the ledger.
+    """
+    ledger = Ledger(folder)
+    identity = {
+        "networks": {method: network.digest for method, network in networks.items()},
         "seed": config.seed,
+        "image_size": config.data.image_size,
+        "crop": config.data.crop,
+        "jpeg85": config.evaluate.jpeg85,
+        "frost_textures": digest_of_textures(config.evaluate.frost_textures),
+        "stream_version": STREAM_VERSION,
     }
-    asked = json.loads(json.dumps(asked))
-    if (ledger / SCORED).exists() and json.loads((ledger / SCORED).read_text()) == asked:
-        return pq.read_table(ledger / PREDICTIONS)
+    batch = config.scale.evaluation_batch_size
+    if ledger.asked and ledger.asked["identity"] == json.loads(json.dumps(identity)):
+        batch = ledger.asked["about"]["batch"]  # pieces are cut as they were when this ledger was begun
+    cells = {
+        cell.key: {
+            "kind": cell.kind,
+            "name": cell.name,
+            "severity": cell.severity,
+            "generated": given.generated,
+            "images": plan.digest(given),
+            "rows": given.rows,
+            "step": rows_of_a_piece(cell, batch),
+        }
+        for given in plan.inputs
+        for cell in given.cells
+    }
+    origins = {method: network.origin for method, network in networks.items()}
+    ledger.ask(identity, cells, plan.about | {"batch": batch, "networks": origins})
+    references = ray.put(dict(networks)), ray.put(plan.sources)
+    temperatures: dict[str, float] = {}
+    if held_out := [cell for cell in plan.cells if cell.kind == "held_out"]:
+        answer(config, scale, plan, ledger, held_out, references, batch, {})
+        temperatures = chosen_temperatures(ledger, networks)
+    answer(config, scale, plan, ledger, plan.cells, references, batch, temperatures)
+    return ledger
+
+
+def answer(
+    config: RunConfig,
+    scale: Scale,
+    plan: Plan,
+    ledger: Ledger,
+    cells: Any,
+    references: tuple[ray.ObjectRef, ray.ObjectRef],
+    batch: int,
+    temperatures: Mapping[str, float],
+) -> None:
+    """Fill in the pieces that are missing in some cells."""
+    left = {cell.key: set(ledger.all_firsts(cell.key)) - set(ledger.firsts(cell.key)) for cell in cells}
+    missing: Missing = {cell.key: frozenset(left.get(cell.key, ())) for cell in plan.cells}
+    pieces = sum(map(len, left.values()))
+    for key, firsts in left.items():
+        if not firsts and not ledger.is_finished(key):
+            ledger.finish(key)
+    if not pieces:
+        return
+    kinds = {cell.key: (cell, given.classes) for given in plan.inputs for cell in given.cells}
     placement: dict[str, Any] = {"num_cpus": config.scale.worker_cpus, "num_gpus": 1 if scale.use_gpu else 0}
     if config.scale.use_labels:
         placement["label_selector"] = TRAIN_LABEL
-    predictions = evaluation_rows(source, samples, config).map_batches(
+    networks, sources = references
+    answers = evaluation_rows(sources, plan, missing, batch, config).map_batches(
         Predictor,
-        fn_constructor_args=(asked["checkpoints"], max(1, round(config.scale.worker_cpus))),
-        batch_size=config.scale.evaluation_batch_size,
+        fn_constructor_args=(networks, kinds, temperatures, batch, max(1, round(config.scale.worker_cpus))),
+        batch_size=None,
         compute=ActorPoolStrategy(size=scale.evaluation_actors),
         **placement,
     )
-    batches = predictions.iter_batches(batch_size=None, batch_format="pyarrow")
-    table = pa.concat_tables([pa.table(batch) for batch in batches])
-    order = [("corruption", "ascending"), ("severity", "ascending"), ("sample_id", "ascending")]
-    table = table.sort_by(order)
-    ledger.mkdir(parents=True, exist_ok=True)
-    (ledger / SCORED).unlink(missing_ok=True)
-    pq.write_table(table, ledger / PREDICTIONS)
-    write_atomically(ledger / SCORED, json.dumps(asked, indent=1))
-    return table
+    for row in counted(rows_of(answers), "evaluate", pieces):
+        ledger.put(row["cell"], row["first"], row["answers"])
+        left[row["cell"]].discard(row["first"])
+        if not left[row["cell"]]:
+            ledger.finish(row["cell"])
+    unanswered = [key for key, firsts in left.items() if firsts]
+    if unanswered:
+        raise RuntimeError(f"no answers came for {len(unanswered)} cells, the first {unanswered[0]}")
 
 
-def scores(predictions: pa.Table, method: str) -> dict[str, Any]:
-    """Return clean error, error of each corruption by severity, and uCE of one method, from integer counts.
+def rows_of(answers: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows one by one, as soon as their block is there."""
+    for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from block.to_pylist()
 
-    `errors` maps corruption -> list by severity; errors are fractions, `uCE` is in percent.
-    """
-    columns = {name: predictions[name].to_numpy() for name in ("corruption", "severity", "label", "valid")}
-    wrong = predictions[f"predicted_{method}"].to_numpy() != columns["label"]
 
-    def error(cell: NDArray[np.bool_]) -> float:
-        counted = cell & columns["valid"]
-        return int((wrong & counted).sum()) / max(1, int(counted.sum()))
+def chosen_temperatures(ledger: Ledger, networks: Mapping[str, Network]) -> dict[str, float]:
+    """Choose each network's temperature on the held-out images, once."""
+    path = ledger.folder / TEMPERATURES
+    if not path.exists():
+        table = ledger.read("held_out")
+        valid = table["valid"].to_numpy()
+        chosen = {}
+        for method in networks:
+            logits = np.stack(table[f"logits_{method}"].to_numpy(zero_copy_only=False))[valid]
+            chosen[method] = fit_temperature(logits, table["label"].to_numpy()[valid])
+        write_atomically(path, json.dumps(chosen))
+    return json.loads(path.read_text())
 
-    errors: dict[str, list[float]] = {}
-    for index in np.unique(columns["corruption"]).tolist():
-        if index == CLEAN:
-            continue
-        of_this = columns["corruption"] == index
-        severities = np.unique(columns["severity"][of_this]).tolist()
-        errors[CORRUPTIONS[index]] = [error(of_this & (columns["severity"] == s)) for s in severities]
-    return {
-        "clean_error": error(columns["corruption"] == CLEAN),
-        "uCE": unnormalized_corruption_error(errors),
-        "errors": errors,
-    }
+
+def digest_of_textures(folder: str) -> str:
+    """SHA-256 of the texture files, or '' for our own texture."""
+    if not folder:
+        return ""
+    return digest_of(*(path.read_bytes() for path in sorted(Path(folder).glob("frost*"))))

@@ -143,3 +143,19 @@ class Follower:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+
+
+def counted(items: Iterator[Any], label: str, total: int) -> Iterator[Any]:
+    """Pass items on, with a bar on a terminal and a line at every tenth of them in a log."""
+    bar = tqdm(
+        total=total, desc=label, unit="piece", leave=False, file=Terminal.stream, disable=not Terminal.stream.isatty()
+    )
+    begun = 0.0
+    with bar:
+        for number, item in enumerate(items, start=1):
+            yield item
+            bar.update()
+            begun = begun or time.monotonic()  # what comes before the first one is starting up
+            if bar.disable and 1 < number < total and number * 10 // total > (number - 1) * 10 // total:
+                left = (time.monotonic() - begun) / (number - 1) * (total - number)
+                say(f"{label}: {100 * number // total} % of {total} pieces, {timedelta(seconds=round(left))} left")

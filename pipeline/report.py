@@ -1,4 +1,4 @@
-"""The report: a pure function of a run's folder, made after the fact and as often as one likes.
+"""The report: a pure function of a run's folder, made at any time and as often as one likes.
 
 Writes `metrics.json` (everything, with provenance), `report.md` (the tables), `report.html` (one file with figures
 inside) and `figures/*.png`.
@@ -8,87 +8,85 @@ import base64
 import importlib.metadata
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-import pyarrow.parquet as pq
 from jinja2 import Environment
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from augmix_core import STREAM_VERSION, augmix
-from augmix_core.corruptions.severity import table_for
+from augmix_core import STREAM_VERSION
+from pipeline import figures
+from pipeline.cells import read_top5_baseline
 from pipeline.config import RunConfig
-from pipeline.decode import evaluation_images
-from pipeline.evaluate import PREDICTIONS, scores
 from pipeline.journal import write_atomically
+from pipeline.ledger import Ledger
+from pipeline.scorecard import scorecard
 from pipeline.source import Source
 
-SHEET_SAMPLES = 8
-SHEET_SEARCHED = 200
+FRACTIONS = ("temperature", "mean_flip_probability")
 PACKAGES = ("augmix-ray", "ray", "torch", "torchvision", "numpy", "pillow", "pyarrow", "scipy", "simplejpeg")
-LABELS = {"standard": "Standard", "augmix": "AugMix + JSD"}
-COLOURS = {"standard": "#7a7a7a", "augmix": "#1f6fb4"}
 
 
-def write_report(folder: Path, config: RunConfig, source: Source, test_samples: int) -> str:
-    """Write all files of the report into the run's folder and return the markdown table.
+def write_report(folder: Path, config: RunConfig, *, training: Source | None = None, test: Source | None = None) -> str:
+    """Write all files of the report into the run's folder and return the markdown tables.
 
     Args:
-        source: the training images, for the contact sheet.
-        test_samples: how many test images the data set has in all.
+        training: for a sheet of views.
+        test: for a sheet of corruptions.
     Raises:
         ValueError: The run has not been evaluated yet.
     """
-    if not (folder / "ledger" / PREDICTIONS).exists():
+    ledger = Ledger(folder / "ledger")
+    if not ledger.asked or not any(ledger.firsts(cell) for cell in ledger.asked["cells"]):
         raise ValueError(f"run {str(folder)!r} has no predictions yet; run its evaluate stage first")
-    metrics = collect(folder, config, test_samples)
+    metrics = collect(folder, config, ledger)
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    for name, figure in (
-        ("curves", curves(metrics)),
-        ("corruption_error", corruption_figure(metrics)),
-        ("views", contact_sheet(source, config)),
-    ):
-        figure.savefig(figures / f"{name}.png", dpi=110, bbox_inches="tight")
+    drawn: dict[str, Callable[[], Figure]] = {}
+    first = next(iter(metrics["methods"].values()))
+    if any(result["curve"] for result in metrics["methods"].values()):
+        drawn["curves"] = lambda: figures.curves(metrics)
+    if first.get("errors"):
+        drawn["corruption_error"] = lambda: figures.corruption_figure(metrics)
+    if first.get("reliability"):
+        drawn["reliability"] = lambda: figures.reliability_figure(metrics)
+    if training is not None:
+        drawn["views"] = lambda: figures.view_sheet(training, config)
+    if test is not None:
+        drawn["corruptions"] = lambda: figures.corruption_sheet(test, config)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, draw in drawn.items():
+        figure = draw()
+        figure.savefig(folder / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
         plt.close(figure)
-    table = markdown_table(metrics)
-    write_atomically(folder / "report.md", markdown(folder, metrics, table))
-    write_atomically(folder / "report.html", html(folder, metrics, figures))
-    return table
+    text = "\n\n".join([markdown_table(rows) for rows in tables_of(metrics)] + ["\n".join(protocol_lines(metrics))])
+    write_atomically(folder / "report.md", markdown(folder, metrics, text, list(drawn)))
+    write_atomically(folder / "report.html", html(folder, metrics, list(drawn)))
+    return text
 
 
-def collect(folder: Path, config: RunConfig, test_samples: int) -> dict[str, Any]:
+def collect(folder: Path, config: RunConfig, ledger: Ledger) -> dict[str, Any]:
     """Everything the report says, as plain values."""
-    predictions = pq.read_table(folder / "ledger" / PREDICTIONS)
-    methods = [name.removeprefix("predicted_") for name in predictions.column_names if name.startswith("predicted_")]
-    clean_rows = predictions.filter(np.equal(predictions["severity"].to_numpy(), 0))
-    valid = int(clean_rows["valid"].to_numpy().sum())
-    size = config.data.image_size
-    protocol = (
-        f"uCE: unnormalised, {len(config.evaluate.corruptions)} of 15 corruptions x "
-        f"{len(config.evaluate.severities)} severities, "
-        f"{valid:,} images, {size} px, generated with the {table_for(size, size)} px constants: not the published files"
-    )
-    if valid < test_samples:
-        protocol += f"; NOT COMPARABLE: {valid:,} of {test_samples:,} images"
+    evaluate = config.evaluate
+    baseline = read_top5_baseline(evaluate.top5_baseline) if evaluate.top5_baseline else None
+    card = scorecard(ledger, replicates=evaluate.bootstrap, seed=config.seed, top5_baseline=baseline)
+    methods = card["methods"]
+    for method, result in methods.items():
+        result["curve"] = read_lines(folder / "train" / method / "metrics.jsonl")
     best = folder / "search" / "best.json"
     return {
         "run": folder.name,
-        "protocol": protocol,
-        "methods": {
-            method: scores(predictions, method) | {"curve": read_lines(folder / "train" / method / "metrics.jsonl")}
-            for method in methods
-        },
+        "protocol": card["protocol"],
+        "methods": methods,
+        "progress": card["progress"],
         "search": json.loads(best.read_text()) if best.exists() else None,
         "skipped": {
             "train": [
                 line | {"method": m} for m in methods for line in read_lines(folder / "train" / m / "skipped.jsonl")
             ],
-            "test": int(len(clean_rows) - valid),
+            "test": card["unreadable"],
         },
         "config": json.loads((folder / "config.json").read_text()),
         "provenance": {
@@ -113,28 +111,106 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table_of(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the score table, all in percent; the lowest value of a row is marked bold in markdown."""
+Row = tuple[str, list[str]]
+Value = Callable[[dict[str, Any]], float | None]
+"""A number out of the scores of a method."""
+CALIBRATION: tuple[tuple[str, tuple[str, ...], float, str], ...] = (
+    ("RMS calibration error, %", ("rms_calibration_error", "fixed"), 100, "{:.1f}"),
+    ("RMS, official bins, %", ("rms_calibration_error", "official"), 100, "{:.1f}"),
+    ("ECE, %", ("expected_calibration_error",), 100, "{:.1f}"),
+    ("Brier score", ("brier",), 1, "{:.3f}"),
+    ("NLL, nats", ("nll",), 1, "{:.3f}"),
+)
+"""Name, place in the scores, factor and form."""
+SUMMARIES = {"**uCE**": "uCE", "**mCE**": "mCE", "relative mCE": "relative_mCE", "mFR": "mFR", "mT5D": "mT5D"}
+
+
+def tables_of(metrics: dict[str, Any]) -> list[list[Row]]:
+    """The tables as rows of a name and a cell for each method, the header first: errors, then calibration."""
     methods = metrics["methods"]
-    header = ["error, %", *(LABELS[m] for m in methods)]
-    values: list[tuple[str, list[float]]] = [("clean", [100 * methods[m]["clean_error"] for m in methods])]
-    for name in next(iter(methods.values()))["errors"]:
-        values.append((name, [100 * float(np.mean(methods[m]["errors"][name])) for m in methods]))
-    values.append(("**uCE**", [methods[m]["uCE"] for m in methods]))
-    return header, [[name, *(f"{v:.1f}" for v in row)] for name, row in values]
+    header = [figures.label_of(method) for method in methods]
+
+    def row(name: str, value: Value, form: str = "{:.1f}", interval: str = "") -> Row:
+        cells = []
+        for result in methods.values():
+            found = value(result)
+            cell = "" if found is None else form.format(found)
+            if found is not None and interval in result.get("interval", {}):
+                scale = 100 if interval == "clean_error" else 1
+                low, high = (scale * bound for bound in result["interval"][interval])
+                cell += f" [{low:.1f}, {high:.1f}]"
+            cells.append(cell)
+        return name, cells
+
+    def number(*keys: str, scale: float = 1.0) -> Value:
+        def value(result: dict[str, Any]) -> float | None:
+            found = inside(result, *keys)
+            return None if found is None else scale * float(np.mean(found))
+
+        return value
+
+    def percent(*keys: str) -> Value:
+        return number(*keys, scale=100)
+
+    first = next(iter(methods.values()))
+    errors = [("error, %", header), row("clean", percent("clean_error"), interval="clean_error")]
+    for name in first.get("errors", {}):
+        errors.append(row(name, percent("errors", name)))
+    errors += [row(name, number(key), interval=key) for name, key in SUMMARIES.items() if key in first]
+    for name in first["shifts"]:
+        errors.append(row(name, percent("shifts", name, "error")))
+    for name in first.get("perturbations", {}):
+        errors.append(row(f"flip probability: {name}", percent("perturbations", name, "flip_probability"), "{:.2f}"))
+    errors.append(row("mean flip probability", percent("mean_flip_probability"), "{:.2f}"))
+    trust: list[Row] = [("calibration", header)]
+    for cell in ("clean", "corrupted"):
+        for name, keys, scale, form in CALIBRATION:
+            trust.append(row(f"{cell}: {name}", number(cell, *keys, scale=scale), form))
+            if inside(first, cell, "at_temperature"):
+                value = number(cell, "at_temperature", *keys, scale=scale)
+                trust.append(row(f"{cell}: {name}, at temperature", value, form))
+    if "temperature" in first:
+        trust.append(row("temperature", number("temperature"), "{:.3f}"))
+    for name, key in (("AUROC", "auroc"), ("AUPR, in", "aupr_in"), ("AUPR, out", "aupr_out"), ("FPR95", "fpr95")):
+        if inside(first, "out_of_distribution", key) is not None:
+            trust.append(row(f"out of distribution: {name}, %", percent("out_of_distribution", key)))
+    return [[r for r in rows if any(r[1])] for rows in (errors, trust)]
 
 
-def markdown_table(metrics: dict[str, Any]) -> str:
-    """The score table with its protocol line."""
-    header, rows = table_of(metrics)
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def inside(result: dict[str, Any], *keys: str) -> Any:
+    """A value of nested mappings, or None where a key is missing."""
+    for key in keys:
+        result = result.get(key, {})
+    return result if result != {} else None
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """A table in markdown."""
+    texts = [[name, *cells] for name, cells in rows]
+    widths = [max(len(text[column]) for text in texts) for column in range(len(texts[0]))]
 
     def line(cells: list[str]) -> str:
         padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
         return "| " + " | ".join(padded) + " |"
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    return "\n".join([line(header), rule, *map(line, rows), "", metrics["protocol"]])
+    return "\n".join([line(texts[0]), rule, *map(line, texts[1:])])
+
+
+def protocol_lines(metrics: dict[str, Any]) -> list[str]:
+    """Every summary score with what it is: `mCE 65.3 (AlexNet-normalised, 15 x 5, ...)`."""
+    lines = []
+    if metrics["progress"]["answered"] < metrics["progress"]["pieces"]:
+        lines.append("PARTIAL: {answered} of {pieces} pieces are answered.".format(**metrics["progress"]))
+    for score, line in metrics["protocol"].items():
+        values = []
+        for method, result in metrics["methods"].items():
+            value = 100 * result["clean_error"] if score == "clean" else result.get(score)
+            if isinstance(value, float):
+                name = f"{figures.label_of(method)} " if len(metrics["methods"]) > 1 else ""
+                values.append(f"{name}{value:.{3 if score in FRACTIONS else 1}f}")
+        lines.append(f"- {' '.join([score, ', '.join(values)]).strip()} ({line})")
+    return lines
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:
@@ -149,16 +225,16 @@ def notes(metrics: dict[str, Any]) -> list[str]:
         found.append(f"Skipped in training ({line['method']}): {line['file']}: {line['reason']}.")
     if metrics["skipped"]["test"]:
         found.append(f"{metrics['skipped']['test']} test images could not be read and are left out of every score.")
-    if metrics["config"]["augmix"]["ops"] == "all":
+    if metrics["config"].get("augmix", {}).get("ops") == "all":
         found.append(
             "Trained with ops that overlap the test corruptions (augmix.ops all): not eligible for the benchmarks."
         )
     return found
 
 
-def markdown(folder: Path, metrics: dict[str, Any], table: str) -> str:
+def markdown(folder: Path, metrics: dict[str, Any], tables: str, drawn: list[str]) -> str:
     """report.md"""
-    lines = [f"# {folder.name}", "", table, ""]
+    lines = [f"# {folder.name}", "", tables, ""]
     lines += [f"- {note}" for note in notes(metrics)] + [""]
     if metrics["search"]:
         lines += ["| width | depth | JSD weight | epochs | held-out error, % |", "|---:|---:|---:|---:|---:|"]
@@ -168,7 +244,7 @@ def markdown(folder: Path, metrics: dict[str, Any], table: str) -> str:
                 f"| {100 * trial['error']:.1f} |"
             )
         lines.append("")
-    lines += [f"![{name}](figures/{name}.png)\n" for name in ("curves", "corruption_error", "views")]
+    lines += [f"![{name}](figures/{name}.png)\n" for name in drawn]
     versions = ", ".join(f"{name} {version}" for name, version in metrics["provenance"]["packages"].items())
     return "\n".join([*lines, f"Python {metrics['provenance']['python']}, {versions}.", ""])
 
@@ -178,15 +254,15 @@ PAGE = """<!doctype html>
 <style>
  body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
  table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
- td + td, th + th { text-align: right } tr:last-child td { font-weight: bold; border-top: 2px solid #222 }
+ td + td { text-align: right } tr:first-child td, .score td { font-weight: bold }
  img { max-width: 100%; margin: 1rem 0 } .protocol { color: #555 }
  pre { background: #f5f5f5; padding: 1rem; overflow: auto }
 </style>
 <h1>{{ metrics.run }}</h1>
-<table><tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell | replace("**", "") }}</td>{% endfor %}</tr>
+{% for rows in tables %}<table>{% for name, cells in rows %}<tr{% if "**" in name %} class="score"{% endif %}>
+<td>{{ name | replace("**", "") }}</td>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-<p class="protocol">{{ metrics.protocol }}</p>
+{% endfor %}<ul class="protocol">{% for line in protocol %}<li>{{ line }}</li>{% endfor %}</ul>
 <ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {% for name, encoded in figures %}<img alt="{{ name }}" src="data:image/png;base64,{{ encoded }}">{% endfor %}
 <details><summary>Configuration and versions</summary>
@@ -195,86 +271,14 @@ PAGE = """<!doctype html>
 """
 
 
-def html(folder: Path, metrics: dict[str, Any], figures: Path) -> str:
+def html(folder: Path, metrics: dict[str, Any], drawn: list[str]) -> str:
     """report.html: one file that opens offline."""
-    header, rows = table_of(metrics)
-    encoded = [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in sorted(figures.glob("*.png"))]
+    encoded = [(name, base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()) for name in drawn]
     page = Environment(autoescape=True).from_string(PAGE)
-    return page.render(metrics=metrics, header=header, rows=rows, notes=notes(metrics), figures=encoded)
-
-
-def new_figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, Any]:
-    """A figure that needs no screen."""
-    matplotlib.use("Agg")
-    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-
-
-def curves(metrics: dict[str, Any]) -> Figure:
-    """Loss, training error and test error over epochs."""
-    figure, axes = new_figure(3, 1, 12, 3.4)
-    panels = (
-        ("train/loss", "training loss"),
-        ("train/error", "training error, %"),
-        ("validation/error", "clean test error, %"),
+    return page.render(
+        metrics=metrics,
+        tables=tables_of(metrics),
+        protocol=[line.removeprefix("- ") for line in protocol_lines(metrics)],
+        notes=notes(metrics),
+        figures=encoded,
     )
-    for axis, (key, title) in zip(axes[0], panels, strict=True):
-        for method, result in metrics["methods"].items():
-            scale = 1 if key == "train/loss" else 100
-            axis.plot(
-                [row["epoch"] for row in result["curve"]],
-                [scale * row[key] for row in result["curve"]],
-                color=COLOURS[method],
-                label=LABELS[method],
-                marker="." if len(result["curve"]) < 40 else None,
-            )
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[0][0].legend()
-    return figure
-
-
-def corruption_figure(metrics: dict[str, Any]) -> Figure:
-    """Error of each corruption by severity; severity 0 is the clean error."""
-    names = list(next(iter(metrics["methods"].values()))["errors"])
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = new_figure(columns, lines, 3.1 * columns, 2.7 * lines)
-    severities = metrics["config"]["evaluate"]["severities"]
-    for axis, name in zip(axes.flat, names, strict=False):
-        for method, result in metrics["methods"].items():
-            errors = [100 * result["clean_error"], *(100 * e for e in result["errors"][name])]
-            axis.plot(
-                [0, *sorted(severities)], errors, color=COLOURS[method], label=LABELS[method], marker="o", markersize=3
-            )
-        axis.set_title(name)
-        axis.set_xlabel("severity")
-        axis.set_ylim(0, 100)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(names) :]:
-        axis.axis("off")
-    axes[0][0].set_ylabel("error, %")
-    axes[0][0].legend()
-    figure.tight_layout()
-    return figure
-
-
-def contact_sheet(source: Source, config: RunConfig) -> Figure:
-    """Views of some training images, view 0 (clean) first."""
-    ids = np.arange(min(SHEET_SEARCHED, len(source)))
-    images, labels, valid = evaluation_images(source, ids, config.data)
-    shown = np.flatnonzero(valid)[:SHEET_SAMPLES]
-    views = augmix(images[shown], ids[shown], seed=config.seed, config=config.augmix)
-    figure, axes = new_figure(len(shown), views.shape[1], 1.3 * len(shown), 1.4 * views.shape[1])
-    for column, (sample, label) in enumerate(zip(views, labels[shown], strict=True)):
-        for row, view in enumerate(sample):
-            axis = axes[row][column]
-            axis.imshow(view)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title(source.class_names[int(label)], fontsize=9)
-            if column == 0:
-                axis.set_ylabel("clean" if row == 0 else f"view {row}")
-    return figure

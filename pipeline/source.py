@@ -27,6 +27,10 @@ from pipeline.order import permute
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 MAX_PARQUET_BYTES = 4 * 2**30
 DIGITS_TEST_SHARE = 0.25
+CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
+"""Names that Hugging Face's data sets use; the first one present is taken."""
 
 Encoded = bytes | NDArray[np.uint8]
 """An encoded image file, or an (H, W, 3) uint8 RGB array that needs no decoding."""
@@ -43,6 +47,11 @@ class Source(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 of the index, so that a run notices when its data set has changed."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels."""
         ...
 
     def __len__(self) -> int: ...
@@ -152,8 +161,8 @@ def open_source(config: DataConfig, *, train: bool) -> Source:
         make_folder(config.path)
     if not os.path.isdir(config.path):
         raise ValueError(f"data.path {config.path!r} is not a folder on this machine; mount it or correct the path")
-    if config.name == "cifar10":
-        return open_cifar10(Path(config.path), train=train, download=config.download)
+    if config.name in CIFAR_CLASSES:
+        return open_cifar(config.name, Path(config.path), train=train, download=config.download)
     return open_imagenet(Path(config.path), train=train)
 
 
@@ -185,30 +194,28 @@ def open_digits(*, train: bool) -> ArraySource:
     )
 
 
-def open_cifar10(folder: Path, *, train: bool, download: bool) -> Source:
-    """CIFAR-10 as Hugging Face parquet files (train-*.parquet, test-*.parquet), or as torchvision stores it."""
+def open_cifar(name: str, folder: Path, *, train: bool, download: bool) -> Source:
+    """CIFAR as Hugging Face parquet files (train-*.parquet, test-*.parquet), or as torchvision stores it."""
     split = "train" if train else "test"
     files = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"*/{split}-*.parquet")])
     if files:
-        return open_parquet(files, classes=10)
-    if not (folder / "cifar-10-batches-py").is_dir() and not download:
+        return open_parquet(files, classes=CIFAR_CLASSES[name])
+    if not (folder / CIFAR_FOLDERS[name]).is_dir() and not download:
         found = ", ".join(sorted(os.listdir(folder))[:5]) or "nothing"
         raise ValueError(
-            f"data.path {str(folder)!r} holds neither {split}-*.parquet nor torchvision's cifar-10-batches-py "
-            f"(found: {found}); correct it, or add --data.download to fetch CIFAR-10 into it"
+            f"data.path {str(folder)!r} holds neither {split}-*.parquet nor torchvision's {CIFAR_FOLDERS[name]} "
+            f"(found: {found}); correct it, or add --data.download to fetch {name} into it"
         )
     try:
-        from torchvision.datasets import CIFAR10
+        from torchvision.datasets import CIFAR10, CIFAR100
     except ImportError as error:
         raise missing_extra("torchvision", "ray") from error
     try:
-        dataset = CIFAR10(str(folder), train=train, download=download)
+        dataset = (CIFAR10 if name == "cifar10" else CIFAR100)(str(folder), train=train, download=download)
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"CIFAR-10 in data.path {str(folder)!r} cannot be used: {error}") from error
+        raise ValueError(f"{name} in data.path {str(folder)!r} cannot be used: {error}") from error
     images, labels = np.asarray(dataset.data, np.uint8), np.asarray(dataset.targets, np.int64)
-    return ArraySource(
-        "CIFAR-10", images, labels, tuple(dataset.classes), digest_of(images.tobytes(), labels.tobytes())
-    )
+    return ArraySource(name, images, labels, tuple(dataset.classes), digest_of(images.tobytes(), labels.tobytes()))
 
 
 def open_parquet(files: Sequence[Path], *, classes: int) -> ParquetSource:
@@ -243,21 +250,25 @@ def read_columns(file: Path) -> pa.Table:
     try:
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
-        missing = [name for name in ("image", "label") if name not in schema.names]
-        if missing:
-            raise ValueError(
-                f"{file} has no column {' and '.join(map(repr, missing))} (found: {', '.join(schema.names)}); {rule}"
-            )
-        image, label = schema.field("image").type, schema.field("label").type
+        image_name, label_name = (
+            next((name for name in names if name in schema.names), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+        )
+        if image_name is None or label_name is None:
+            missing = [
+                repr(names[0]) for names, name in ((IMAGE_COLUMNS, image_name), (LABEL_COLUMNS, label_name)) if not name
+            ]
+            raise ValueError(f"{file} has no column {' and '.join(missing)} (found: {', '.join(schema.names)}); {rule}")
+        image, label = schema.field(image_name).type, schema.field(label_name).type
         if not pa.types.is_struct(image) or "bytes" not in [f.name for f in image] or not pa.types.is_integer(label):
-            raise ValueError(f"{file} has image: {image}, label: {label}; {rule}")
-        table = parquet.read(columns=["image", "label"])
+            raise ValueError(f"{file} has {image_name}: {image}, {label_name}: {label}; {rule}")
+        table = parquet.read(columns=[image_name, label_name])
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file} is not a readable parquet file: {error}") from error
-    if table["label"].null_count:
-        raise ValueError(f"{file} has {table['label'].null_count} rows without a label; correct or remove them")
-    flat = [pc.struct_field(chunk, "bytes") for chunk in table["image"].chunks]
-    return pa.table({"bytes": pa.chunked_array(flat, pa.binary()), "label": table["label"]})
+    labels = table[label_name]
+    if labels.null_count:
+        raise ValueError(f"{file} has {labels.null_count} rows without a label; correct or remove them")
+    flat = [pc.struct_field(chunk, "bytes") for chunk in table[image_name].chunks]
+    return pa.table({"bytes": pa.chunked_array(flat, pa.binary()), "label": labels})
 
 
 def label_names(file: Path, classes: int) -> tuple[str, ...]:
@@ -265,8 +276,9 @@ def label_names(file: Path, classes: int) -> tuple[str, ...]:
     metadata: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
     try:
         info: Any = json.loads(metadata.get(b"huggingface", b"{}"))
-        names = tuple(map(str, info["info"]["features"]["label"]["names"]))
-    except (ValueError, KeyError, TypeError):
+        features = info["info"]["features"]
+        names = next(tuple(map(str, features[name]["names"])) for name in LABEL_COLUMNS if name in features)
+    except (ValueError, KeyError, TypeError, StopIteration):
         names = ()
     return names if len(names) == classes else tuple(map(str, range(classes)))
 

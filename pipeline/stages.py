@@ -8,9 +8,11 @@ import ray
 
 from pipeline import checkpoint
 from pipeline.budget import Scale, check_storage, resolve_scale
+from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
-from pipeline.order import split_train
+from pipeline.networks import Network, from_checkpoint
+from pipeline.order import Split, split_train
 from pipeline.progress import followed, say
 from pipeline.report import write_report
 from pipeline.search import BEST, search, trial_scale, with_setting
@@ -25,8 +27,8 @@ class Run:
         ValueError: The cluster cannot hold the run, or does not share its storage.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, train_source: Source, test_source: Source) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: RunConfig, train_source: Source, test_source: Source, plan: Plan) -> None:
+        self.folder, self.config, self.plan = folder, config, plan
         self.train_source, self.test_source = train_source, test_source
         self.scale: Scale = resolve_scale(config)
         check_storage(config.storage)
@@ -79,7 +81,7 @@ class Run:
     def method_job(self, method: str) -> Job:
         """What the final training of a method trains: all training images; the test images only draw its curve."""
         config = self.config
-        split, _ = split_train(len(self.train_source), seed=config.seed, limit=config.data.train_limit)
+        split, _ = final_split(config, self.train_source)
         tests, _ = split_train(len(self.test_source), seed=0, limit=self.test_samples)
         return Job(
             config=method_config(self.chosen(), method),
@@ -115,22 +117,27 @@ class Run:
 
     def evaluate(self) -> None:
         """Score the last checkpoint of every method on clean and corrupted test images."""
-        checkpoints: dict[str, Path] = {}
+        networks: dict[str, Network] = {}
         for method in self.config.methods:
             last = checkpoint.last_checkpoint(self.folder / "train" / method)
             if last is None:
                 raise ValueError(
                     f"method {method!r} of {str(self.folder)!r} has no checkpoint yet; run the train stage first"
                 )
-            checkpoints[method] = last
-        cells = 1 + len(self.config.evaluate.corruptions) * len(self.config.evaluate.severities)
-        say(f"evaluate: {self.test_samples} images x {cells} cells")
-        evaluate(self.config, self.scale, self.test_ref, self.test_samples, checkpoints, self.folder / "ledger")
+            networks[method], _ = from_checkpoint(last)
+        say(f"evaluate: {self.test_samples} images x {len(self.plan.cells)} cells")
+        evaluate(self.config, self.scale, self.plan, networks, self.folder / "ledger")
 
     def report(self) -> None:
-        """Write the report and print its table."""
-        table = write_report(self.folder, self.chosen(), self.train_source, len(self.test_source))
+        """Write the report and print its tables."""
+        table = write_report(self.folder, self.chosen(), training=self.train_source)
         say(f"\n{table}\n\nreport: {self.folder / 'report.html'}")
+
+
+def final_split(config: RunConfig, source: Source) -> tuple[Split, Split]:
+    """(what the final training sees, what it leaves out)."""
+    fraction = config.data.holdout_fraction if config.train.hold_out else 0.0
+    return split_train(len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction)
 
 
 def first_line(folder: Path, config: RunConfig) -> str:

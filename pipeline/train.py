@@ -301,11 +301,27 @@ def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics
         if folder is not None:
             config = job.config
             meta = checkpoint.Meta(
-                metrics["step"], metrics["epoch"], config.model.name, job.num_classes, asdict(config.data)
+                metrics["step"],
+                metrics["epoch"],
+                config.model.name,
+                job.num_classes,
+                asdict(config.data),
+                held_out_of(config),
             )
             checkpoint.save(Path(folder), model, optimizer, meta)
             saved = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=checkpoint.name_of(metrics["step"]))
+
+
+def held_out_of(config: RunConfig) -> dict[str, Any] | None:
+    """What a later evaluation needs to find the images that this training left out."""
+    if not config.train.hold_out:
+        return None
+    return {
+        "seed": config.seed,
+        "limit": config.data.train_limit,
+        "holdout_fraction": config.data.holdout_fraction,
+    }
 
 
 def validation_error(model: nn.Module, job: Job, rank: int, device: torch.device) -> float:

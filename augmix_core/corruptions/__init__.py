@@ -4,6 +4,7 @@ Generated here from the published definitions: near to CIFAR-10-C and ImageNet-C
 Source: Hendrycks & Dietterich (2019), and the constants of its released generators.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from augmix_core.backends import Backend, variant_of
-from augmix_core.corruptions import blur, digital, noise
+from augmix_core.corruptions import blur, digital, noise, spatter, weather
 from augmix_core.corruptions.draws import Draws
+from augmix_core.corruptions.frost_textures import check_textures, load_textures
 from augmix_core.corruptions.severity import SEVERITIES, TABLES, table_for
 from augmix_core.errors import did_you_mean
 from augmix_core.ops import check_images
@@ -25,18 +27,27 @@ TEST: dict[str, Corruption] = {
     "gaussian_noise": noise.gaussian_noise,
     "shot_noise": noise.shot_noise,
     "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
     "brightness": digital.brightness,
     "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
 }
 EXTRA: dict[str, Corruption] = {
     "speckle_noise": noise.speckle_noise,
     "gaussian_blur": blur.gaussian_blur,
+    "spatter": spatter.spatter,
     "saturate": digital.saturate,
 }
 CORRUPTIONS = tuple(TEST)
-"""The test corruptions that exist here, seven of the benchmark's 15, in its order: for evaluation alone."""
+"""The benchmark's 15 test corruptions, in its order: for evaluation alone."""
 EXTRA_CORRUPTIONS = tuple(EXTRA)
 """Those that a search may see; none of the 15 is among them."""
 STREAM = {
@@ -71,11 +82,12 @@ def corrupt(
         severity: 1 to 5.
         sample_ids: (N,) int64 >= 0.
         table: whose constants: CIFAR-C "32", Tiny-ImageNet-C "64", ImageNet-C "224"; "auto" goes by the short side.
-        textures: a folder of frost textures; none of the present corruptions uses it.
+        textures: a folder of the published frost textures, for frost alone; without it a texture of our own serves.
     Returns:
         (N, H, W, 3) uint8, values truncated as the published generators do.
     Raises:
-        ValueError: An unknown name or table, a severity outside 1..5, wrong images or ids.
+        ValueError: An unknown name or table, a severity outside 1..5, wrong images or ids, a folder without
+            the textures or with smaller ones than the images.
     """
     known = TEST | EXTRA
     if name not in known:
@@ -88,12 +100,17 @@ def corrupt(
     ids = np.asarray(sample_ids)
     if ids.shape != (len(images),):
         raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
-    if textures is not None:
-        raise ValueError(f"textures is {textures!r}, but {name} uses no textures; leave it out")
     strength = TABLES[table_for(*images.shape[1:3]) if table == "auto" else table][name][severity - 1]
     keys = words(ids, seed=seed, purpose=Purpose.CORRUPTION, view=STREAM[name], block=severity)
     variant = variant_of(backend)
+    corruption = known[name]
+    if textures is not None:
+        if name != "frost":
+            raise ValueError(f"textures is {textures!r}, but {name} uses no textures; leave it out")
+        loaded = load_textures(textures, strength[2])
+        check_textures(loaded, images.shape[1:3])
+        corruption = functools.partial(weather.frost, textures=loaded)
     corrupted = np.empty_like(images)
     for n, image in enumerate(images):
-        corrupted[n] = known[name](image, strength, Draws(int(keys[n].view(np.uint64)[0])), variant)
+        corrupted[n] = corruption(image, strength, Draws(int(keys[n].view(np.uint64)[0]), variant), variant)
     return corrupted

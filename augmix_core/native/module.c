@@ -2,14 +2,11 @@
 
    It is private to augmix_core.backends, which checks what users give. Here every size is checked against every buffer
    once more, because a mistake would be a crash. Only the stable ABI of Python 3.11 is used: one build serves all. */
-#define PY_SSIZE_T_CLEAN
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030B0000
-#endif
-#include <Python.h>
+#include "checks.h"
 
 #include <math.h>
 
+#include "corrupt.h"
 #include "plan.h"
 #include "planes.h"
 #include "resize.h"
@@ -18,40 +15,9 @@
 #include "view.h"
 
 /* Raised with every change of a function's arguments, of Plan or of Rule; augmix_core.backends asks for its own. */
-enum { INTERFACE = 2 };
+enum { INTERFACE = 3 };
 
-enum { MAX_VIEWS = 8, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 28 };
-
-static int can_run(int variant) {
-#if defined(HAVE_X86)
-    switch (variant) {
-        case AVX512:
-            return __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
-        case AVX2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
-    }
-#endif
-    return variant == PORTABLE;
-}
-
-static int check(int holds, const char *rule) {
-    if (!holds) PyErr_SetString(PyExc_ValueError, rule);
-    return holds;
-}
-
-static int check_image(int height, int width) {
-    return check(height >= 1 && width >= 1 && height <= MAX_SIDE && width <= MAX_SIDE &&
-                     (int64_t)height * width <= MAX_PIXELS,
-                 "height and width must be at least 1, and an image at most 2**28 pixels");
-}
-
-static int check_variant(int variant) {
-    if (can_run(variant)) return 1;
-    PyErr_SetString(PyExc_RuntimeError, "this processor lacks the instructions of that variant");
-    return 0;
-}
+enum { MAX_VIEWS = 8 };
 
 static int is_magnitude(Op op, double magnitude) {
     if (!isfinite(magnitude)) return 0;
@@ -255,6 +221,16 @@ static PyMethodDef METHODS[] = {
     {"render", render, METH_VARARGS, "Images and plans to views."},
     {"apply_op", apply_op, METH_VARARGS, "One op on one image."},
     {"resize_box", resize_box, METH_VARARGS, "Cut a box, resize it, antialiased bilinear, and perhaps mirror it."},
+    {"draw_words", native_draw_words, METH_VARARGS, "Fill an array with the words of a stream."},
+    {"draw_levels", native_draw_levels, METH_VARARGS, "Noise: a level drawn for each level."},
+    {"displace", native_displace, METH_VARARGS, "Glass: pixels become their neighbours, in place."},
+    {"sum_channels", native_sum_channels, METH_VARARGS, "The sums of red, green and blue."},
+    {"look_up", native_look_up, METH_VARARGS, "Levels through tables by channel or by the largest level."},
+    {"correlate", native_correlate, METH_VARARGS, "Weighted sums of neighbours."},
+    {"multiply", native_multiply, METH_VARARGS, "A product of matrices, summed in order."},
+    {"sum_of_zooms", native_sum_of_zooms, METH_VARARGS, "The sum of some enlarged images."},
+    {"sample", native_sample, METH_VARARGS, "An image at given coordinates."},
+    {"measure_distances", native_measure_distances, METH_VARARGS, "How far each pixel is from the nearest one found."},
     {NULL, NULL, 0, NULL},
 };
 

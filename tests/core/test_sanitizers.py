@@ -17,7 +17,7 @@ sys.path.insert(0, sys.argv[1])
 import _augmix_native
 assert _augmix_native.__file__.startswith(sys.argv[1])
 import numpy as np
-from augmix_core import AugMixConfig, augmix, backends
+from augmix_core import CORRUPTIONS, EXTRA_CORRUPTIONS, AugMixConfig, augmix, backends, corrupt
 from augmix_core.crop import resize
 from augmix_core.ops import ALL_OPS
 from tests.core.compare_pixels import magnitudes
@@ -42,6 +42,10 @@ for i in range(int(sys.argv[2])):
             resize(image, out, box=box, mirrored=bool(i % 2), backend=backend)
             for magnitude in magnitudes(rng, name, height, width):
                 backends.native_op(image, ALL_OPS.index(name), magnitude, config.fill, backend)
+    if min(height, width) >= 8:
+        name, table = rng.choice(CORRUPTIONS + EXTRA_CORRUPTIONS), str(rng.choice(["32", "64", "224"]))
+        for backend in backends.VARIANTS:
+            corrupt(images, str(name), severity=1 + i % 5, sample_ids=range(len(images)), table=table, backend=backend)
 print("clean")
 """
 TESTS = """
@@ -49,7 +53,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import _augmix_native, pytest
 assert _augmix_native.__file__.startswith(sys.argv[1])
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "tests/core/test_native.py", "tests/core/test_ops.py"]))
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "tests/core/test_native.py", "tests/core/test_ops.py",
+    "tests/core/test_corruption_kernels.py"]))
 """
 
 

@@ -48,3 +48,40 @@ def imagenet_tree(folder: Path) -> None:
             (folder / split / name).mkdir(parents=True)
             for n, image in enumerate(natural(count, 90, 130)):
                 (folder / split / name / f"{n}.JPEG").write_bytes(jpeg(image))
+
+
+def write_cifar_c(folder: Path, corruptions: tuple[str, ...], *, size: int = 10) -> dict[str, np.ndarray]:
+    """CIFAR-10-C with `size` test images, labelled 0 1 2 ... 9 0 ...; returns the pixels of each file."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "labels.npy", np.tile(np.arange(size) % 10, 5))
+    rng = np.random.default_rng(len(corruptions))
+    pixels = {name: rng.integers(0, 256, (5 * size, 32, 32, 3), np.uint8) for name in corruptions}
+    for name, rows in pixels.items():
+        np.save(folder / f"{name}.npy", rows)
+    return pixels
+
+
+def write_imagenet_c(folder: Path, corruptions: tuple[str, ...], *, images: int = 3) -> None:
+    """ImageNet-C with two classes of 224 x 224 JPEGs, each of a colour of its own; a corruption may be `group/name`."""
+    for c, corruption in enumerate(corruptions):
+        for severity in range(1, 6):
+            for label, name in enumerate(("n01", "n02")):
+                at = folder / corruption / str(severity) / name
+                at.mkdir(parents=True)
+                for n in range(images):
+                    colour = np.array([40 * severity, 60 * c + 100 * label, 40 * n % 256], np.uint8)
+                    image = np.broadcast_to(colour, (224, 224, 3))
+                    (at / f"ILSVRC2012_val_{label:04d}{n:04d}.JPEG").write_bytes(jpeg(image))
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """An .mp4 of (T, H, W, 3) frames, in H.264 as ImageNet-P's."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as video:  # index first: a cut file still opens
+        stream = video.add_stream("libx264", rate=30, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for frame in frames:
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode(None))

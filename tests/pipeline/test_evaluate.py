@@ -1,27 +1,44 @@
-"""Evaluation and report: counts equal a plain loop, broken images are left out, figures and tables are written."""
+"""Evaluation and report: counts equal a plain loop, nothing is answered twice, broken images are left out."""
 
 import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from augmix_core import corrupt
+from augmix_core.calibration import per_image_scores
 from augmix_core.models import build_model
+from augmix_core.perturbations import perturb
 from pipeline import checkpoint
 from pipeline.budget import Scale
-from pipeline.config import DataConfig, EvaluateConfig, RunConfig
-from pipeline.evaluate import evaluate, scores
+from pipeline.cells import plan_evaluation
+from pipeline.config import DataConfig, EvaluateConfig, RunConfig, ScaleConfig, TrainConfig
+from pipeline.evaluate import evaluate
+from pipeline.ledger import Ledger
+from pipeline.networks import from_checkpoint
+from pipeline.order import split_train
 from pipeline.predict import predict
 from pipeline.report import write_report
+from pipeline.scorecard import scorecard
 from pipeline.source import open_folder, open_source
 from pipeline.train import build_optimizer
-from tests.pipeline.fixtures import imagenet_tree
+from tests.conftest import natural
+from tests.pipeline.fixtures import imagenet_tree, write_cifar_c
 
-CONFIG = RunConfig(evaluate=EvaluateConfig(corruptions=("gaussian_noise", "contrast"), severities=(1, 5)))
-ONE_ACTOR = Scale(num_workers=1, use_gpu=False, evaluation_actors=1)
+CONFIG = RunConfig(
+    data=DataConfig(test_limit=100),
+    train=TrainConfig(hold_out=True),
+    evaluate=EvaluateConfig(
+        corruptions=("gaussian_noise", "contrast", "saturate"),
+        severities=(1, 5),
+        perturbations=("translate", "shot_noise"),
+    ),
+    scale=ScaleConfig(evaluation_batch_size=32),
+)
+SCALE = Scale(num_workers=1, use_gpu=False, evaluation_actors=1)
 METHODS = ("standard", "augmix")
 
 
@@ -32,48 +49,143 @@ def untrained(folder, method, classes=10, data=CONFIG.data):
     folder.mkdir(parents=True)
     meta = checkpoint.Meta(1, 1, "convnet5", classes, dataclasses.asdict(data))
     checkpoint.save(folder, model, build_optimizer(model, CONFIG), meta)
+    return from_checkpoint(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A test set in CIFAR-10.1's layout, and images of no class."""
+    folder = tmp_path_factory.mktemp("others")
+    np.save(folder / "cifar10.1_v6_data.npy", natural(40, 32, 32))
+    np.save(folder / "cifar10.1_v6_labels.npy", np.arange(40) % 10)
+    np.save(folder / "noise.npy", np.random.default_rng(0).integers(0, 256, (45, 32, 32, 3), np.uint8))
     return folder
 
 
 @pytest.fixture(scope="module")
-def scored(ray_local, tmp_path_factory):
+def asked(others):
+    chosen = dataclasses.replace(
+        CONFIG.evaluate, cifar10_1=str(others), out_of_distribution=str(others / "noise.npy"), bootstrap=50
+    )
+    return dataclasses.replace(CONFIG, evaluate=chosen)
+
+
+@pytest.fixture(scope="module")
+def scored(ray_local, tmp_path_factory, asked):
     folder = tmp_path_factory.mktemp("run")
-    checkpoints = {method: untrained(folder / "checkpoints", method) for method in METHODS}
+    networks = {method: untrained(folder / "checkpoints", method) for method in METHODS}
+    ledger = evaluate(asked, SCALE, plan_of(asked), networks, folder / "ledger")
+    return folder, networks, ledger
+
+
+def plan_of(config):
+    test, training = open_source(config.data, train=False), open_source(config.data, train=True)
+    _, held_out = split_train(len(training), seed=config.seed, holdout_fraction=0.05)
+    return plan_evaluation(config.data, config.evaluate, test, (training, held_out))
+
+
+def clean_images():
     source = open_source(CONFIG.data, train=False)
-    config = dataclasses.replace(CONFIG, scale=dataclasses.replace(CONFIG.scale, evaluation_batch_size=32))
-    table = evaluate(config, ONE_ACTOR, ray.put(source), 100, checkpoints, folder / "ledger")
-    return folder, checkpoints, source, table
+    images, labels = source.read(np.arange(100))
+    return np.stack(images), labels
+
+
+def answers(network, images):
+    """The class of each image, in the batches that evaluation makes."""
+    return logits_of(network, images).argmax(axis=1)
+
+
+def logits_of(network, images):
+    batches = [torch.from_numpy(images[at : at + 32].copy()) for at in range(0, len(images), 32)]
+    return torch.cat([predict(network.model, batch, network) for batch in batches]).numpy()
 
 
 def test_scores_equal_a_plain_loop(scored):
-    _, checkpoints, source, table = scored
-    ids = np.arange(100)
-    images, labels = source.read(ids)
-    for method in METHODS:
-        model, data = checkpoint.load_model(checkpoints[method], torch.device("cpu"))
-
-        def error(shown, model=model, data=data):
-            return float((predict(model, torch.from_numpy(shown), data).argmax(1).numpy() != labels).mean())
-
-        result = scores(table, method)
-        clean = np.stack(images)
-        assert result["clean_error"] == error(clean)
+    _, networks, ledger = scored
+    images, labels = clean_images()
+    card = scorecard(ledger, replicates=0, seed=0)
+    for method, network in networks.items():
+        result = card["methods"][method]
+        assert result["clean_error"] == (answers(network, images) != labels).mean()
         for name in CONFIG.evaluate.corruptions:
-            expected = [error(corrupt(clean, name, severity=s, sample_ids=ids)) for s in (1, 5)]
-            assert result["errors"][name] == expected
-        assert result["uCE"] == pytest.approx(100 * np.mean([np.mean(e) for e in result["errors"].values()]))
+            shown = [corrupt(images, name, severity=s, sample_ids=np.arange(100)) for s in (1, 5)]
+            assert result["errors"][name] == [(answers(network, s) != labels).mean() for s in shown]
+        benchmark = [np.mean(result["errors"][name]) for name in ("gaussian_noise", "contrast")]
+        assert result["uCE"] == pytest.approx(100 * np.mean(benchmark))  # saturate is none of the 15
+
+
+def test_flip_probabilities_equal_a_plain_loop(scored):
+    _, networks, ledger = scored
+    images, _ = clean_images()
+    for method, network in networks.items():
+        result = scorecard(ledger, replicates=0, seed=0)["methods"][method]
+        for name, against_first in (("translate", False), ("shot_noise", True)):
+            frames = perturb(images, name, sample_ids=np.arange(100))
+            predicted = answers(network, frames.reshape(-1, 32, 32, 3)).reshape(frames.shape[:2])
+            before = predicted[:, :1] if against_first else predicted[:, :-1]
+            assert result["perturbations"][name]["flip_probability"] == (predicted[:, 1:] != before).mean()
+
+
+def test_temperature_and_other_test_sets_are_scored(scored, others):
+    _, networks, ledger = scored
+    method, network = "augmix", networks["augmix"]
+    result = scorecard(ledger, replicates=0, seed=0)["methods"][method]
+    images, labels = np.load(others / "cifar10.1_v6_data.npy"), np.load(others / "cifar10.1_v6_labels.npy")
+    assert result["shifts"]["cifar10_1"]["error"] == (answers(network, images) != labels).mean()
+    assert result["out_of_distribution"]["images"] == 45 and 0 <= result["out_of_distribution"]["auroc"] <= 1
+    clean, labels = clean_images()
+    scaled = per_image_scores(logits_of(network, clean) / result["temperature"], labels)
+    assert result["clean"]["at_temperature"]["nll"] == pytest.approx(scaled["nll"].mean())
 
 
 def test_every_image_is_in_every_cell_exactly_once(scored):
-    *_, table = scored
-    rows = list(zip(*(table[c].to_pylist() for c in ("corruption", "severity", "sample_id")), strict=True))
-    assert len(rows) == len(set(rows)) == 5 * 100
+    _, _, ledger = scored
+    cells = ledger.asked["cells"]
+    assert len(cells) == 1 + 3 * 2 + 2 + 2 + 1
+    for key in cells:
+        ids = ledger.read(key, ["sample_id"])["sample_id"].to_pylist()
+        assert len(ids) == cells[key]["rows"] == len(set(ids))
 
 
-def test_the_ledger_answers_when_the_same_is_asked_again(scored):
-    folder, checkpoints, _, table = scored
-    again = evaluate(CONFIG, ONE_ACTOR, None, 100, checkpoints, folder / "ledger")  # no source: nothing is read
-    assert again.equals(table)
+def test_nothing_is_answered_twice_and_new_cells_join(scored, asked):
+    folder, networks, ledger = scored
+    journal = ledger.folder / "journal.jsonl"
+    before = journal.read_text()
+    evaluate(asked, SCALE, plan_of(asked), networks, folder / "ledger")
+    assert journal.read_text() == before
+    more = dataclasses.replace(asked, evaluate=dataclasses.replace(asked.evaluate, severities=(1, 3, 5)))
+    evaluate(more, SCALE, plan_of(more), networks, folder / "ledger")
+    new = [json.loads(line)["cell"] for line in journal.read_text().removeprefix(before).splitlines()]
+    assert set(new) == {"gaussian_noise_3", "contrast_3", "saturate_3"} and len(new) == 3 * 4
+
+
+def test_the_number_of_workers_changes_no_byte(scored, asked, tmp_path):
+    folder, networks, _ = scored
+    two = dataclasses.replace(SCALE, evaluation_actors=2)
+    config = dataclasses.replace(asked, evaluate=EvaluateConfig(corruptions=("gaussian_noise",), severities=(1, 5)))
+    ledger = evaluate(config, two, plan_of(asked), networks, tmp_path / "ledger")
+    for path in sorted((folder / "ledger" / "predictions").iterdir()):
+        if not path.stem.endswith("_3"):
+            assert path.read_bytes() == (ledger.folder / "predictions" / path.name).read_bytes(), path.stem
+
+
+def test_a_published_set_is_read_as_it_is(scored, ray_local, tmp_path):
+    _, networks, _ = scored
+    images, labels = clean_images()[0], np.arange(100) % 10
+    data = dataclasses.replace(CONFIG.data, test_limit=0)
+    source = dataclasses.replace(open_source(data, train=False), images=images, labels=labels)
+    shown = write_cifar_c(tmp_path / "C", ("contrast",), size=100)
+    config = dataclasses.replace(
+        CONFIG,
+        data=data,
+        evaluate=EvaluateConfig(corruptions=("contrast",), severities=(2, 5), published=str(tmp_path / "C")),
+    )
+    ledger = evaluate(config, SCALE, plan_evaluation(data, config.evaluate, source), networks, tmp_path / "ledger")
+    card = scorecard(ledger, replicates=0, seed=0)
+    for method, network in networks.items():
+        wrong = [(answers(network, shown["contrast"][100 * (s - 1) : 100 * s]) != labels).mean() for s in (2, 5)]
+        assert card["methods"][method]["errors"]["contrast"] == wrong
+    assert "100 images, 32 px, not resized, published files; NOT COMPARABLE: 2 of 75 cells" in card["protocol"]["uCE"]
 
 
 def test_unreadable_test_images_are_left_out_and_counted(ray_local, tmp_path):
@@ -81,41 +193,73 @@ def test_unreadable_test_images_are_left_out_and_counted(ray_local, tmp_path):
     (tmp_path / "train" / "n01" / "1.JPEG").write_bytes(b"no image")
     source = open_folder(tmp_path / "train", ("n01", "n02"))
     data = DataConfig(name="imagenet", image_size=32, crop="random_resized")
-    config = dataclasses.replace(CONFIG, data=data)
-    folder = untrained(tmp_path / "checkpoints", "augmix", classes=2, data=data)
-    table = evaluate(config, ONE_ACTOR, ray.put(source), 6, {"augmix": folder}, tmp_path / "ledger")
-    clean = table.filter(np.equal(table["severity"].to_numpy(), 0))
+    config = RunConfig(data=data, evaluate=EvaluateConfig(corruptions=("contrast",), severities=(5,)))
+    networks = {"augmix": untrained(tmp_path / "checkpoints", "augmix", classes=2, data=data)}
+    ledger = evaluate(config, SCALE, plan_evaluation(data, config.evaluate, source), networks, tmp_path / "ledger")
+    clean = ledger.read("clean")
     assert clean["valid"].to_pylist() == [True, False, True, True, True, True]
-    wrong = sum(
-        p != label
-        for p, label, v in zip(*(clean[c].to_pylist() for c in ("predicted_augmix", "label", "valid")), strict=True)
-        if v
-    )
-    assert scores(table, "augmix")["clean_error"] == wrong / 5
+    wrong = np.array(clean["predicted_augmix"]) != np.array(clean["label"])
+    card = scorecard(ledger, replicates=0, seed=0)
+    assert card["methods"]["augmix"]["clean_error"] == wrong[np.array(clean["valid"])].sum() / 5
+    assert card["unreadable"] == 1 and "NOT COMPARABLE: 5 of 6 images" in card["protocol"]["clean"]
 
 
-def test_the_report_writes_tables_figures_and_one_html_file(scored):
-    folder, _, source, _ = scored
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(CONFIG)))
+def test_any_score_can_be_recomputed_from_the_stored_answers(scored):
+    _, _, ledger = scored
+    table = pq.read_table(ledger.finished_path("contrast_5"))
+    result = scorecard(ledger, replicates=0, seed=0)["methods"]["augmix"]
+    wrong = np.array(table["predicted_augmix"]) != np.array(table["label"])
+    assert result["errors"]["contrast"][-1] == wrong.mean()
+    assert ((np.array(table["label_rank_augmix"]) > 0) == wrong).all()
+
+
+def test_a_ledger_that_is_not_finished_is_scored_as_far_as_it_goes(scored, tmp_path):
+    _, _, ledger = scored
+    part = Ledger(tmp_path / "ledger")
+    part.ask(ledger.asked["identity"], ledger.asked["cells"], ledger.asked["about"])
+    for first in (0, 64):
+        for cell in ("clean", "contrast_1"):
+            part.put(cell, first, parquet_bytes(ledger.piece(cell, first)))
+    card = scorecard(Ledger(tmp_path / "ledger"), replicates=20, seed=0)
+    assert "NOT COMPARABLE: 64 of 449 images" in card["protocol"]["clean"]
+    assert set(card["methods"]["augmix"]["errors"]) == {"contrast"}
+    assert card["progress"]["answered"] == 4 < card["progress"]["pieces"]
+
+
+def parquet_bytes(table):
+    from pipeline.ledger import as_parquet
+
+    return as_parquet(table)
+
+
+def test_the_report_writes_tables_figures_and_one_html_file(scored, asked):
+    folder, _, _ = scored
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(asked)))
     for method in METHODS:
         (folder / "train" / method).mkdir(parents=True, exist_ok=True)
         row = {"epoch": 1, "step": 9, "train/loss": 1.0, "train/error": 0.5, "validation/error": 0.5}
         (folder / "train" / method / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     skipped = {"sample_id": 3, "file": "/data/<b>.jpg", "reason": "not a readable JPEG or PNG: truncated"}
     (folder / "train" / "augmix" / "skipped.jsonl").write_text(json.dumps(skipped) + "\n")
-    table = write_report(folder, CONFIG, source, 449)
+    source = open_source(asked.data, train=False)
+    tables = write_report(folder, asked, training=source, test=source)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["methods"]) == set(METHODS)
-    assert f"{metrics['methods']['augmix']['uCE']:.1f}" in table
-    assert "NOT COMPARABLE: 100 of 449 images" in table and "2 of 15 corruptions x 2 severities" in table
-    assert table in (folder / "report.md").read_text()
-    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "corruption_error.png", "views.png"}
+    low, high = metrics["methods"]["augmix"]["interval"]["uCE"]
+    assert f"{metrics['methods']['augmix']['uCE']:.1f} [{low:.1f}, {high:.1f}]" in tables
+    assert "NOT COMPARABLE: 100 of 449 images" in tables and "of 75 cells" in tables
+    assert tables in (folder / "report.md").read_text()
+    drawn = {"curves", "corruption_error", "reliability", "views", "corruptions"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == drawn
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == len(drawn)
     assert "http" not in page.replace("http-equiv", "")
     assert "&lt;b&gt;.jpg" in page and "<b>" not in page
+    before = (folder / "metrics.json").read_bytes()
+    write_report(folder, asked, training=source)
+    assert (folder / "metrics.json").read_bytes() == before
 
 
 def test_a_report_before_the_evaluation_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="run its evaluate stage first"):
-        write_report(tmp_path, CONFIG, None, 1)
+        write_report(tmp_path, CONFIG)

@@ -1,9 +1,8 @@
-"""Networks by name and size, and the score."""
+"""Networks by name and size."""
 
 import pytest
 import torch
 
-from augmix_core.metrics import unnormalized_corruption_error
 from augmix_core.models import build_model
 
 
@@ -24,13 +23,3 @@ def test_networks_map_images_to_logits(name, size):
 def test_an_unknown_network_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'resnet50'"):
         build_model("resnet5o", 10)
-
-
-def test_uce_is_the_mean_over_corruptions_of_the_mean_over_severities():
-    assert unnormalized_corruption_error({"a": [0.1, 0.3], "b": [0.6]}) == pytest.approx(40.0)
-
-
-@pytest.mark.parametrize("wrong", [{}, {"a": []}, {"a": [12.0]}, {"a": [-0.1]}])
-def test_uce_refuses_what_are_no_error_fractions(wrong):
-    with pytest.raises(ValueError, match="error"):
-        unnormalized_corruption_error(wrong)
