@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -32,6 +32,8 @@ def decode_rgb(encoded: bytes) -> NDArray[np.uint8]:
                 if simplejpeg is not None and image.format == "JPEG" and image.mode == "RGB":
                     return simplejpeg.decode_jpeg(encoded, "RGB")
                 return pillow_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError("not a readable JPEG or PNG: the bytes begin like neither") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable JPEG or PNG: {error}") from error
 

@@ -164,7 +164,7 @@ def evaluated(arguments: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         config, source, networks = setting(arguments, Path(scratch))
-        ray.init(num_cpus=2, log_to_driver=False, object_store_memory=500 * 2**20)
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, object_store_memory=500 * 2**20)
         plan = plan_evaluation(config.data, config.evaluate, source)
         ledger = evaluate(config, Scale(1, False, 1), plan, networks, Path(scratch) / "ledger")
         json.dumps(scorecard(ledger, replicates=1000, seed=0))

@@ -1,5 +1,6 @@
 """What all our Ray datasets share: where their tasks run, how large blocks are, and the source in each process."""
 
+from collections.abc import Generator
 from typing import Any
 
 import ray
@@ -33,3 +34,9 @@ def quiet(rows: ray.data.Dataset, *, target_block_bytes: int) -> None:
     rows.context.target_max_block_size = target_block_bytes
     rows.context.enable_progress_bars = False
     rows.context.execution_no_progress_timeout_s = SECONDS_WITHOUT_PROGRESS
+
+
+def rows_of(dataset: ray.data.Dataset) -> Generator[dict[str, Any]]:
+    """The rows one by one, as soon as their block is there. Close it: collected open, it starts Ray again."""
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from block.to_pylist()

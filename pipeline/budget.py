@@ -89,7 +89,7 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, *, cpus: float, g
     )
 
 
-def check_storage(storage: str) -> None:
+def check_storage(storage: str, remedy: str = "set --storage or $AUGMIX_STORAGE") -> None:
     """Make the storage folder, and see that every node of the cluster sees the same one.
 
     Raises:
@@ -100,9 +100,7 @@ def check_storage(storage: str) -> None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     except OSError as error:
-        raise ValueError(
-            f"storage {storage!r} cannot be written ({error.strerror}); set --storage or $AUGMIX_STORAGE"
-        ) from error
+        raise ValueError(f"storage {storage!r} cannot be written ({error.strerror}); {remedy}") from error
     try:
         others = [
             node for node in ray.nodes() if node["Alive"] and node["NodeID"] != ray.get_runtime_context().get_node_id()
@@ -121,7 +119,7 @@ def check_storage(storage: str) -> None:
     if blind:
         raise ValueError(
             f"storage {storage!r} is not shared: node {blind[0]} does not see what this one writes; "
-            "set --storage to a folder that all nodes mount"
+            f"{remedy}, to a folder that all nodes mount"
         )
 
 

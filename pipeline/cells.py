@@ -95,9 +95,9 @@ class Plan:
         return digest_of(self.sources[given.source].digest.encode(), given.sample_ids.tobytes())
 
 
-def rows_of_a_piece(cell: Cell, batch: int) -> int:
+def rows_of_a_piece(cell: Cell, images: int) -> int:
     """How many rows of a cell are answered, kept and resumed together."""
-    return max(1, batch // FRAMES_ABOUT) if cell.kind == "perturbation" else batch
+    return max(1, images // FRAMES_ABOUT) if cell.kind == "perturbation" else images
 
 
 def plan_evaluation(

@@ -138,12 +138,14 @@ def run_score(stage: str, recipe: str, config: ScoreConfig) -> None:
 
     folder = Path(config.storage) / score_name(config, recipe)
     whole = Score(folder, config)
+    if stage == "report" and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} does not exist; nothing has been scored under this name")
     with working_in(folder):
-        save_config(folder, whole.config)
         if stage == "report":
             whole.report()
             return
-        with connected():
+        save_config(folder, whole.config)
+        with connected(dashboard=False):
             whole.run()
 
 
@@ -158,7 +160,7 @@ def run_generate(config: GenerateConfig) -> None:
     from pipeline import generate
 
     generate.begin(config, source)
-    with working_in(Path(config.output)), connected():
+    with working_in(Path(config.output)), connected(dashboard=False):
         generate.generate(config, source)
 
 
@@ -246,8 +248,12 @@ def save(path: Path, values: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Connect to the cluster this command belongs to, or start Ray on this machine for as long as the block runs."""
+def connected(*, dashboard: bool = True) -> Iterator[None]:
+    """Connect to the cluster this command belongs to, or start Ray on this machine for as long as the block runs.
+
+    Args:
+        dashboard: Tune needs one; without it a Ray of its own starts and works faster.
+    """
     import ray
 
     fresh_token = not AUTH_TOKEN.exists()
@@ -258,6 +264,7 @@ def connected() -> Iterator[None]:
         ray.init(
             runtime_env={"working_dir": str(root), "excludes": NOT_UPLOADED} if upload else {},
             log_to_driver=False,
+            include_dashboard=dashboard,
         )
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"cannot connect to Ray: {error}") from error

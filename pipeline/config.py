@@ -281,7 +281,9 @@ class ScaleConfig:
     evaluation_actors: int = 0
     """Actors that hold the networks during evaluation; 0 means as many as training workers."""
     evaluation_batch_size: int = 250
-    """Images in one forward pass of evaluation, and in one piece of its ledger."""
+    """Images in one forward pass of evaluation."""
+    evaluation_piece_size: int = 0
+    """Images of a cell that are answered, kept and resumed together; 0 means 1,000, or 40 MiB if that is less."""
     use_labels: bool = False
     """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, see cluster.yaml."""
     max_failures: int = 3
@@ -303,7 +305,25 @@ class ScaleConfig:
             self.evaluation_batch_size,
             "it counts images",
         )
+        require(
+            self.evaluation_piece_size >= 0,
+            "scale.evaluation_piece_size",
+            self.evaluation_piece_size,
+            "it counts images; 0 means automatic",
+        )
         require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
+
+
+MOST_IMAGES_AT_ONCE, MOST_BYTES_AT_ONCE = 1000, 40 << 20
+
+
+def piece_size(scale: ScaleConfig, data: DataConfig) -> int:
+    """Return how many images of a cell are answered together.
+
+    Ray's work for a piece takes 30 ms, as long as a small network needs for 100 images of 32 px.
+    """
+    most = MOST_BYTES_AT_ONCE // (3 * data.image_size**2)
+    return scale.evaluation_piece_size or max(1, min(MOST_IMAGES_AT_ONCE, most))
 
 
 def default_storage() -> str:
@@ -400,7 +420,7 @@ class GenerateConfig:
     output: str = ""
     """Absolute folder of the copy, on all nodes; new, or one that this command has begun."""
     split: Literal["test", "train"] = "test"
-    """Which images are copied."""
+    """Which images are copied; data.test_limit bounds either."""
     layout: Literal["auto", "npy", "folder", "parquet"] = "auto"
     """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for ImageNet, else npy."""
     corruptions: tuple[str, ...] = (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS)

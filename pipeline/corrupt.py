@@ -1,5 +1,6 @@
 """Evaluation images on Ray Data: each image is read and decoded once and yields all its cells that are missing."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,63 +27,70 @@ Missing = Mapping[str, frozenset[int]]
 
 @dataclass(frozen=True)
 class EvaluationRows(Datasource):
-    """One read task for every `batch` rows of an input. A row of the dataset is a piece: some rows of one cell."""
+    """One read task for every `portion` rows of an input. A row of the dataset is a piece: some rows of one cell."""
 
     sources: ray.ObjectRef
     plan: Plan
     missing: Missing
-    batch: int
+    portion: int
     config: RunConfig
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all cells that are missing."""
         pieces = sum(len(firsts) for firsts in self.missing.values())
-        return pieces * self.batch * self.config.data.image_size**2 * 3
+        return pieces * self.portion * self.config.data.image_size**2 * 3
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task for every batch that lacks an answer, whatever parallelism Ray proposes."""
+        """One task for every portion that lacks an answer, whatever parallelism Ray proposes."""
         return [
             self.read_task(given, start, wanted)
             for given in self.plan.inputs
-            for start in range(0, given.rows, self.batch)
+            for start in range(0, given.rows, self.portion)
             if (wanted := self.wanted(given, start))
         ]
 
     def wanted(self, given: Input, start: int) -> list[tuple[Cell, int]]:
-        """The (cell, first row) pairs that begin within a batch and are missing."""
-        within = range(start, min(start + self.batch, given.rows))
+        """The (cell, first row) pairs that begin within a portion and are missing."""
+        within = range(start, min(start + self.portion, given.rows))
         return [
             (cell, first)
             for cell in given.cells
-            for first in within[:: rows_of_a_piece(cell, self.batch)]
+            for first in within[:: rows_of_a_piece(cell, self.portion)]
             if first in self.missing[cell.key]
         ]
 
     def read_task(self, given: Input, start: int, wanted: list[tuple[Cell, int]]) -> ReadTask:
-        """The rows start .. start + batch - 1 of an input in all missing cells."""
-        sources, config, batch = self.sources, self.config, self.batch
+        """The rows start .. start + portion - 1 of an input in all missing cells."""
+        sources, config, portion = self.sources, self.config, self.portion
+        part = dataclasses.replace(given, sample_ids=given.sample_ids[start : start + portion])
 
         def read() -> Iterable[Block]:
-            source = opened_source(sources)[given.source]
-            return blocks(source, given, start, wanted, batch, config)
+            return blocks(opened_source(sources)[part.source], part, start, wanted, portion, config)
 
-        size = len(wanted) * batch * config.data.image_size**2 * 3
+        size = len(wanted) * portion * config.data.image_size**2 * 3
         return ReadTask(read, BlockMetadata(num_rows=len(wanted), size_bytes=size, input_files=None, exec_stats=None))
 
 
 def blocks(
-    source: Any, given: Input, start: int, wanted: list[tuple[Cell, int]], batch: int, config: RunConfig
+    source: Any, given: Input, start: int, wanted: list[tuple[Cell, int]], portion: int, config: RunConfig
 ) -> Iterator[Block]:
-    """The pieces of a batch, one a block: columns cell (key) and first, and arrays sample_id, label, valid, image."""
-    ids = given.sample_ids[start : start + batch]
+    """The pieces of a portion, one a block.
+
+    Args:
+        given: an input of these rows alone.
+        start: their first row in the whole input.
+    Returns:
+        Blocks of one row: cell (its key), first, and the arrays sample_id, label, valid and image.
+    """
+    ids = given.sample_ids
     if given.is_sequences:
         images, labels, valid = None, np.full(len(ids), -1, np.int64), np.ones(len(ids), bool)
     else:
         images, labels, valid = evaluation_images(source, ids, config.data, resized=given.resized, margin=given.margin)
     for cell, first in wanted:
-        at = slice(first - start, first - start + rows_of_a_piece(cell, batch))
+        at = slice(first - start, first - start + rows_of_a_piece(cell, portion))
         if images is None:
             shown, valid[at] = published_frames(source, ids[at], config)
         else:
@@ -123,10 +131,10 @@ def published_frames(
 
 
 def evaluation_rows(
-    sources: ray.ObjectRef, plan: Plan, missing: Missing, batch: int, config: RunConfig
+    sources: ray.ObjectRef, plan: Plan, missing: Missing, portion: int, config: RunConfig
 ) -> ray.data.Dataset:
     """The dataset that evaluation predicts on."""
-    stream = EvaluationRows(sources, plan, missing, batch, config)
+    stream = EvaluationRows(sources, plan, missing, portion, config)
     tasks = len(stream.get_read_tasks(0))
     rows = ray.data.read_datasource(stream, override_num_blocks=max(1, tasks), **placement(config))
     quiet(rows, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces

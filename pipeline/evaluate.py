@@ -5,7 +5,8 @@ pixels. What they answer to every image is kept in the ledger, piece by piece; a
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from augmix_core import STREAM_VERSION
 from augmix_core.calibration import fit_temperature, per_image_scores
 from augmix_core.metrics import changes_of_frames, top5_distances_of_frames
 from augmix_core.perturbations import NOISE_PERTURBATIONS
+from pipeline.blocks import rows_of
 from pipeline.budget import Scale
 from pipeline.cells import Cell, Plan, rows_of_a_piece
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, piece_size
 from pipeline.corrupt import Missing, evaluation_rows
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
@@ -142,9 +144,10 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
         "frost_textures": digest_of_textures(config.evaluate.frost_textures),
         "stream_version": STREAM_VERSION,
     }
-    batch = config.scale.evaluation_batch_size
+    batch, piece = config.scale.evaluation_batch_size, piece_size(config.scale, config.data)
     if ledger.asked and ledger.asked["identity"] == json.loads(json.dumps(identity)):
-        batch = ledger.asked["about"]["batch"]  # pieces are cut as they were when this ledger was begun
+        about = ledger.asked["about"]  # pieces are cut as they were when this ledger was begun
+        batch, piece = about["batch"], about["piece"]
     cells = {
         cell.key: {
             "kind": cell.kind,
@@ -153,19 +156,19 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
             "generated": given.generated,
             "images": plan.digest(given),
             "rows": given.rows,
-            "step": rows_of_a_piece(cell, batch),
+            "step": rows_of_a_piece(cell, piece),
         }
         for given in plan.inputs
         for cell in given.cells
     }
     origins = {method: network.origin for method, network in networks.items()}
-    ledger.ask(identity, cells, plan.about | {"batch": batch, "networks": origins})
+    ledger.ask(identity, cells, plan.about | {"batch": batch, "piece": piece, "networks": origins})
     references = ray.put(dict(networks)), ray.put(plan.sources)
     temperatures: dict[str, float] = {}
     if held_out := [cell for cell in plan.cells if cell.kind == "held_out"]:
-        answer(config, scale, plan, ledger, held_out, references, batch, {})
+        answer(config, scale, plan, ledger, held_out, references, {})
         temperatures = chosen_temperatures(ledger, networks)
-    answer(config, scale, plan, ledger, plan.cells, references, batch, temperatures)
+    answer(config, scale, plan, ledger, plan.cells, references, temperatures)
     return ledger
 
 
@@ -176,7 +179,6 @@ def answer(
     ledger: Ledger,
     cells: Any,
     references: tuple[ray.ObjectRef, ray.ObjectRef],
-    batch: int,
     temperatures: Mapping[str, float],
 ) -> None:
     """Fill in the pieces that are missing in some cells."""
@@ -193,27 +195,24 @@ def answer(
     if config.scale.use_labels:
         placement["label_selector"] = TRAIN_LABEL
     networks, sources = references
-    answers = evaluation_rows(sources, plan, missing, batch, config).map_batches(
+    assert ledger.asked is not None
+    batch, piece = ledger.asked["about"]["batch"], ledger.asked["about"]["piece"]
+    answers = evaluation_rows(sources, plan, missing, piece, config).map_batches(
         Predictor,
         fn_constructor_args=(networks, kinds, temperatures, batch, max(1, round(config.scale.worker_cpus))),
         batch_size=None,
         compute=ActorPoolStrategy(size=scale.evaluation_actors),
         **placement,
     )
-    for row in counted(rows_of(answers), "evaluate", pieces):
-        ledger.put(row["cell"], row["first"], row["answers"])
-        left[row["cell"]].discard(row["first"])
-        if not left[row["cell"]]:
-            ledger.finish(row["cell"])
+    with closing(rows_of(answers)) as answered:
+        for row in counted(answered, "evaluate", pieces):
+            ledger.put(row["cell"], row["first"], row["answers"])
+            left[row["cell"]].discard(row["first"])
+            if not left[row["cell"]]:
+                ledger.finish(row["cell"])
     unanswered = [key for key, firsts in left.items() if firsts]
     if unanswered:
         raise RuntimeError(f"no answers came for {len(unanswered)} cells, the first {unanswered[0]}")
-
-
-def rows_of(answers: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows one by one, as soon as their block is there."""
-    for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from block.to_pylist()
 
 
 def chosen_temperatures(ledger: Ledger, networks: Mapping[str, Network]) -> dict[str, float]:

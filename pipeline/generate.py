@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -33,10 +33,10 @@ from PIL import Image
 
 from augmix_core import STREAM_VERSION, __version__
 from augmix_core.corruptions.severity import table_for
-from pipeline.blocks import opened_source, placement
+from pipeline.blocks import opened_source, placement, rows_of
 from pipeline.budget import check_storage
 from pipeline.cells import Cell, Input, Plan
-from pipeline.config import GenerateConfig
+from pipeline.config import GenerateConfig, piece_size
 from pipeline.corrupt import evaluation_rows
 from pipeline.decode import reason_unreadable
 from pipeline.evaluate import digest_of_textures
@@ -46,7 +46,7 @@ from pipeline.progress import counted, say
 from pipeline.source import FolderSource, Source
 
 ABOUT, README, DONE = "generated.json", "README.md", ".done"
-NOT_OF_THE_PIXELS = ("batch", "complete", "unreadable")
+NOT_OF_THE_PIXELS = ("piece", "complete", "unreadable")
 JPEG_QUALITY = 85
 SUFFIXES = {"folder": ".JPEG", "parquet": ".png"}
 PIECE = ("sample_id", "label", "valid", "image")
@@ -87,28 +87,29 @@ def generate(config: GenerateConfig, source: Source) -> None:
     cells = tuple(Cell("corruption", name, s) for name in config.corruptions for s in config.severities)
     plan = Plan((Input(0, np.arange(rows, dtype=np.int64), cells, generated=True),), (source,), {})
     target = Target(config.output, config.layout_of(), rows, config.data.image_size)
-    check_storage(config.output)
-    batch = described["batch"]  # pieces are cut as they were when this copy was begun
-    missing = {cell.key: frozenset(firsts_missing(done, cell, rows, batch)) for cell in cells}
+    check_storage(config.output, "give another --output")
+    piece = described["piece"]  # pieces are cut as they were when this copy was begun
+    missing = {cell.key: frozenset(firsts_missing(done, cell, rows, piece)) for cell in cells}
     pieces = sum(map(len, missing.values()))
     say(f"corrupt: {rows:,} images in {len(cells)} cells into {folder}, {pieces} pieces to do")
     if target.layout == "npy":
         for name in config.corruptions:
             prepare_array(target, name, len(config.severities))
     if pieces:
-        written = evaluation_rows(ray.put((source,)), plan, missing, batch, run).map_batches(
+        written = evaluation_rows(ray.put((source,)), plan, missing, piece, run).map_batches(
             write_pieces,
             fn_kwargs={"target": target, "names": ray.put(names_of(source, rows, target.layout))},
             batch_size=None,
             **placement(run),
         )
-        for row in counted(rows_of(written), "corrupt", pieces):
-            if row["unreadable"] and target.layout == "npy":
-                refuse_gap(source, row["unreadable"][0], config)
-            mark = done / row["cell"] / str(row["first"])
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(mark, json.dumps(row["unreadable"]))
-    complete(target, described, source, cells, batch)
+        with closing(rows_of(written)) as finished:
+            for row in counted(finished, "corrupt", pieces):
+                if row["unreadable"] and target.layout == "npy":
+                    refuse_gap(source, row["unreadable"][0], config)
+                mark = done / row["cell"] / str(row["first"])
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(mark, json.dumps(row["unreadable"]))
+    complete(target, described, source, cells, piece)
     say(f"corrupt: {folder} is complete; it is generated, not the published files")
 
 
@@ -121,14 +122,14 @@ def refuse_gap(source: Source, sample_id: int, config: GenerateConfig) -> NoRetu
     )
 
 
-def complete(target: Target, described: dict[str, Any], source: Source, cells: tuple[Cell, ...], batch: int) -> None:
+def complete(target: Target, described: dict[str, Any], source: Source, cells: tuple[Cell, ...], piece: int) -> None:
     """Give the arrays their names, say that the copy is complete, and tidy up.
 
     Raises:
         RuntimeError: A piece never came.
     """
     folder, done = Path(target.folder), Path(target.folder) / DONE
-    left = [cell.key for cell in cells if any(firsts_missing(done, cell, target.rows, batch))]
+    left = [cell.key for cell in cells if any(firsts_missing(done, cell, target.rows, piece))]
     if left:
         raise RuntimeError(f"nothing was written for some images of {len(left)} cells, the first {left[0]}")
     if target.layout == "npy":
@@ -139,16 +140,10 @@ def complete(target: Target, described: dict[str, Any], source: Source, cells: t
         for name in dict.fromkeys(cell.name for cell in cells):
             if target.partial(name).exists():
                 target.partial(name).replace(target.npy(name))
-    marks = (done / cells[0].key / str(first) for first in range(0, target.rows, batch))  # the same in every cell
+    marks = (done / cells[0].key / str(first) for first in range(0, target.rows, piece))  # the same in every cell
     unreadable = [source.describe(sample_id) for mark in marks for sample_id in json.loads(mark.read_text())]
     write_atomically(folder / ABOUT, json.dumps(described | {"complete": True, "unreadable": unreadable}, indent=1))
     shutil.rmtree(done)
-
-
-def rows_of(written: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows one by one, as soon as their block is there."""
-    for block in written.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from block.to_pylist()
 
 
 def about(config: GenerateConfig, source: Source, rows: int) -> dict[str, Any]:
@@ -166,7 +161,7 @@ def about(config: GenerateConfig, source: Source, rows: int) -> dict[str, Any]:
         "layout": config.layout_of(),
         "corruptions": list(config.corruptions),
         "severities": list(config.severities),
-        "batch": config.scale.evaluation_batch_size,
+        "piece": piece_size(config.scale, config.data),
         "frost_textures": digest_of_textures(config.frost_textures),
         "data": {name: getattr(config.data, name) for name in ("name", "image_size", "crop", "test_limit")},
         "complete": False,
@@ -229,9 +224,9 @@ def refuse_namesakes(names: list[str]) -> None:
         raise ValueError(f"{times} images would be written to {name}; rename them so that they differ before the dot")
 
 
-def firsts_missing(done: Path, cell: Cell, rows: int, batch: int) -> list[int]:
+def firsts_missing(done: Path, cell: Cell, rows: int, piece: int) -> list[int]:
     """The first rows of the pieces of a cell that have not been written."""
-    return [first for first in range(0, rows, batch) if not (done / cell.key / str(first)).exists()]
+    return [first for first in range(0, rows, piece) if not (done / cell.key / str(first)).exists()]
 
 
 def names_of(source: Source, rows: int, layout: str) -> list[str]:

@@ -41,7 +41,7 @@ def write_report(folder: Path, config: RunConfig, *, training: Source | None = N
     """
     ledger = Ledger(folder / "ledger")
     if not ledger.asked or not any(ledger.firsts(cell) for cell in ledger.asked["cells"]):
-        raise ValueError(f"run {str(folder)!r} has no predictions yet; run its evaluate stage first")
+        raise ValueError(f"{str(folder)!r} has no predictions yet; score it first: a run by its evaluate stage")
     metrics = collect(folder, config, ledger)
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))
     drawn: dict[str, Callable[[], Figure]] = {}

@@ -15,7 +15,7 @@ from tests.pipeline.test_evaluate import untrained
 from tests.test_jobs import ROOT
 
 DIGITS = [
-    *("--recipe", "digits", "--data.test-limit", "200", "--scale.evaluation-batch-size", "25"),
+    *("--recipe", "digits", "--data.test-limit", "200", "--scale.evaluation-piece-size", "25"),
     *("--evaluate.corruptions", "gaussian_noise", "fog", "contrast", "--evaluate.severities", "1", "5"),
 ]
 

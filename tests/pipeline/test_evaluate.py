@@ -36,7 +36,7 @@ CONFIG = RunConfig(
         severities=(1, 5),
         perturbations=("translate", "shot_noise"),
     ),
-    scale=ScaleConfig(evaluation_batch_size=32),
+    scale=ScaleConfig(evaluation_batch_size=32, evaluation_piece_size=32),
 )
 SCALE = Scale(num_workers=1, use_gpu=False, evaluation_actors=1)
 METHODS = ("standard", "augmix")
@@ -261,5 +261,5 @@ def test_the_report_writes_tables_figures_and_one_html_file(scored, asked):
 
 
 def test_a_report_before_the_evaluation_says_what_to_run(tmp_path):
-    with pytest.raises(ValueError, match="run its evaluate stage first"):
+    with pytest.raises(ValueError, match="score it first"):
         write_report(tmp_path, CONFIG)
