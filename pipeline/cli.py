@@ -35,9 +35,8 @@ Config = TypeVar("Config")
 
 def main(recipes: Mapping[str, RunConfig], description: str) -> None:
     """A training job: parse, check, connect to Ray, go through the stages. The first recipe is the default."""
-    stages = "run goes through train, search, evaluate and report; any of them can be run alone."
     with errors_in_words():
-        run(*parse(sys.argv[1:], recipes, description, RunStage, stages))
+        run(*parse(sys.argv[1:], recipes, description))
 
 
 def score(recipes: Mapping[str, ScoreConfig], description: str) -> None:
@@ -68,7 +67,11 @@ def errors_in_words() -> Iterator[None]:
 
 
 def parse(
-    arguments: Sequence[str], recipes: Mapping[str, Config], description: str, stages: Any, about_stages: str
+    arguments: Sequence[str],
+    recipes: Mapping[str, Config],
+    description: str,
+    stages: Any = RunStage,
+    about_stages: str = "run goes through train, search, evaluate and report; any of them can be run alone.",
 ) -> tuple[str, str, Config]:
     """Return (stage, recipe name, configuration); tyro ends the program for --help and for unknown flags."""
     chosen = recipe_of(arguments, recipes)
@@ -125,8 +128,7 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
         say(first_line(folder, config))
         with connected():
             whole = Run(folder, config, train_source, test_source, plan)
-            save_config(folder, config)
-            save(folder / IDENTITY, identity)
+            save_config(folder, config, identity)
             getattr(whole, stage)()
 
 
@@ -235,16 +237,13 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def save_config(folder: Path, config: RunConfig | ScoreConfig) -> None:
-    """Write config.json, as it is now."""
-    save(folder / CONFIG, dataclasses.asdict(config))
-
-
-def save(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values as JSON."""
+def save_config(folder: Path, config: RunConfig | ScoreConfig, identity: Mapping[str, Any] | None = None) -> None:
+    """Write config.json, as it is now, and what a run must keep to be the same run."""
     from pipeline.journal import write_atomically  # loads torch, so not at the top
 
-    write_atomically(path, json.dumps(values, indent=1))
+    write_atomically(folder / CONFIG, json.dumps(dataclasses.asdict(config), indent=1))
+    if identity:
+        write_atomically(folder / IDENTITY, json.dumps(identity, indent=1))
 
 
 @contextmanager

@@ -59,13 +59,14 @@ def test_a_wrong_value_is_refused_by_field_and_value_in_one_line(section, field,
     assert "\n" not in message
 
 
-def test_scale_storage_location_and_more_epochs_keep_the_run():
+def test_scale_storage_location_more_epochs_and_other_scores_keep_the_run():
     config = RunConfig()
     same = [
         dataclasses.replace(config, storage="/elsewhere"),
         dataclasses.replace(config, scale=ScaleConfig(num_workers=8)),
         dataclasses.replace(config, train=TrainConfig(epochs=99)),
         dataclasses.replace(config, data=DataConfig(path="/data/moved")),
+        dataclasses.replace(config, evaluate=EvaluateConfig(severities=(1,))),
     ]
     assert {fingerprint(other) for other in same} == {fingerprint(config)}
 
@@ -79,7 +80,6 @@ def test_what_decides_the_result_makes_another_run():
         dataclasses.replace(config, train=TrainConfig(global_batch_size=32)),
         dataclasses.replace(config, data=DataConfig(train_limit=10)),
         dataclasses.replace(config, search=SearchConfig(trials=5)),
-        dataclasses.replace(config, evaluate=EvaluateConfig(severities=(1,))),
     ]
     assert len({fingerprint(other) for other in [config, *others]}) == len(others) + 1
 

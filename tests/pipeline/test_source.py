@@ -46,6 +46,17 @@ def test_parquet_files_are_read_in_the_hugging_face_schema(tmp_path):
     assert train.describe(29).endswith("train-00002-of-00003.parquet row 9")
 
 
+def test_cifar100_is_read_by_its_fine_labels(tmp_path):
+    table = parquet_rows(natural(4, 32, 32), [0, 99, 5, 7])
+    table = table.rename_columns(["img", "fine_label"]).append_column("coarse_label", pa.array([1, 2, 3, 4]))
+    info = {"info": {"features": {"fine_label": {"names": [f"c{i}" for i in range(100)]}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, tmp_path / "test-00000-of-00001.parquet")
+    source = open_source(DataConfig(name="cifar100", path=str(tmp_path)), train=False)
+    assert source.labels.tolist() == [0, 99, 5, 7] and source.class_names[99] == "c99"
+    assert decode_rgb(source.read([1])[0][0]).shape == (32, 32, 3)
+
+
 def test_real_cifar10_has_its_sizes_and_classes(real_cifar10):
     config = DataConfig(name="cifar10", path=str(real_cifar10))
     train, test = open_source(config, train=True), open_source(config, train=False)
@@ -169,8 +180,8 @@ class TestRefusals:
 
     def test_parquet_without_the_columns(self, tmp_path):
         file = tmp_path / "train-0.parquet"
-        pq.write_table(pa.table({"img": [b""], "label": [1]}), file)
-        self.refused(lambda: open_parquet([file], classes=10), str(file), "no column 'image'", "img")
+        pq.write_table(pa.table({"picture": [b""], "label": [1]}), file)
+        self.refused(lambda: open_parquet([file], classes=10), str(file), "no column 'image'", "picture")
 
     def test_parquet_with_other_types(self, tmp_path):
         file = tmp_path / "train-0.parquet"
