@@ -151,5 +151,5 @@ def sheet(rows_of_images: NDArray[np.uint8], titles: list[str], row_names: list[
             if row == 0:
                 axis.set_title(titles[column], fontsize=9)
             if column == 0:
-                axis.set_ylabel(row_names[row], fontsize=8, rotation=0 if len(row_names[row]) > 8 else 90, ha="right")
+                axis.set_ylabel(row_names[row], fontsize=8, rotation=0, ha="right", va="center")
     return figure

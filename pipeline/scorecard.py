@@ -333,7 +333,7 @@ def protocol(cells: Cells, methods: Mapping[str, Mapping[str, Any]]) -> dict[str
         if "mCE" in first:
             lines["mCE"] = f"AlexNet-normalised, {rest}"
             lines["relative_mCE"] = f"AlexNet-normalised, both less their clean error, {rest}"
-        lines["corrupted"] = f"mean over cells, {rest}"
+        lines["calibration under corruption"] = f"mean over cells, {rest}"
     if frames := cells.of("perturbation"):
         images, warning = images_line(cells, frames, "sequences")
         origin = "published files" if about["published_perturbations"] else "generated, not the published files"
