@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Score any network on corruption benchmarks, without training: one score card with a protocol line for every number.
+r"""Score any network on corruption benchmarks, without training; a protocol line goes with every number.
 
     jobs/evaluate.py --model resnet50 --data.path /data/imagenet --evaluate.published /data/ImageNet-C
     jobs/evaluate.py --model resnet50 --data.path /data/imagenet       corruptions generated, not the published files
-    jobs/evaluate.py --recipe cifar10 --model RUN/train/augmix --data.path /data/cifar10 \\
+    jobs/evaluate.py --recipe cifar10 --model RUN/train/augmix --data.path /data/cifar10 \
                      --evaluate.published /data/CIFAR-10-C
     jobs/evaluate.py report ...                                        what has been scored so far
 

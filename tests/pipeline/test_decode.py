@@ -1,8 +1,11 @@
 """Rows to clean images: crops by key, broken samples replaced in training and left out in evaluation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from augmix_core.decode import decode_rgb
 from pipeline.config import DataConfig
 from pipeline.decode import evaluation_images, reason_unreadable, training_images
 from pipeline.order import Split
@@ -67,3 +70,20 @@ def test_evaluation_marks_broken_samples_and_keeps_the_others(source, tmp_path):
 def test_an_image_of_another_size_is_refused_where_nothing_resizes(source):
     config = DataConfig(name="imagenet", image_size=56)
     assert reason_unreadable(source, 0, config) == "is 130x90 pixels; data.image_size 56 takes 56x56"
+
+
+def test_published_images_are_cut_to_the_centre_and_never_resized(tmp_path):
+    imagenet_tree(tmp_path)  # 130 x 90
+    source = open_folder(tmp_path / "val", ("n01", "n02"))
+    whole = decode_rgb(source.read([0])[0][0])
+    images, _, valid = evaluation_images(source, np.array([0]), IMAGENET, resized=False)
+    assert valid.all() and (images[0] == whole[17:73, 37:93]).all()
+    large = dataclasses.replace(IMAGENET, image_size=100)
+    assert not evaluation_images(source, np.array([0]), large, resized=False)[2].any()
+
+
+def test_a_margin_is_read_around_the_evaluation_crop(source):
+    ids = np.arange(3)
+    crop, _, _ = evaluation_images(source, ids, IMAGENET)
+    wider, _, _ = evaluation_images(source, ids, IMAGENET, margin=8)
+    assert wider.shape[1:3] == (64, 64) and (wider[:, 4:-4, 4:-4] == crop).all()
