@@ -29,6 +29,15 @@ RECIPES = {
             std=(0.229, 0.224, 0.225),
         )
     ),
+    "tinyimagenet": ScoreConfig(
+        data=DataConfig(
+            name="imagenet",
+            image_size=64,
+            crop="none",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )
+    ),
     "cifar10": ScoreConfig(data=DataConfig(name="cifar10")),
     "cifar100": ScoreConfig(data=DataConfig(name="cifar100")),
     "digits": ScoreConfig(data=DataConfig(name="digits")),

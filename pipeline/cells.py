@@ -38,6 +38,12 @@ class Cell:
     severity: int = 0
 
     @property
+    def base_and_difficulty(self) -> tuple[str, int]:
+        """The perturbation and its difficulty: gaussian_noise_3 is the noise at difficulty 3."""
+        base, _, last = self.name.rpartition("_")
+        return (base, int(last)) if last in ("2", "3") else (self.name, 1)
+
+    @property
     def key(self) -> str:
         """Its name in the ledger."""
         if self.kind == "corruption":

@@ -194,7 +194,11 @@ class SearchConfig:
 TEST_CORRUPTIONS = tuple(ALEXNET_ERRORS)
 """The benchmark's 15, in its order."""
 EXTRA_CORRUPTIONS = tuple(ALEXNET_EXTRA_ERRORS)
-PERTURBATIONS = (*ALEXNET_FLIP_PROBABILITIES, *ALEXNET_EXTRA_FLIP_PROBABILITIES)
+PERTURBATIONS = (
+    *(*ALEXNET_FLIP_PROBABILITIES, *ALEXNET_EXTRA_FLIP_PROBABILITIES),
+    *(f"{noise}_noise_{difficulty}" for noise in ("gaussian", "shot", "speckle") for difficulty in (2, 3)),
+)
+"""The ten, the four extra ones, and the harder noises, named as the published files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,7 +105,9 @@ def images_of(cell: Cell, images: NDArray[np.uint8], ids: NDArray[np.int64], con
     if cell.kind == "clean":
         return images
     if cell.kind == "perturbation":
-        return perturb(images, cell.name, sample_ids=ids, seed=config.seed, crop_to=config.data.image_size)
+        name, difficulty = cell.base_and_difficulty
+        size = config.data.image_size
+        return perturb(images, name, sample_ids=ids, seed=config.seed, difficulty=difficulty, crop_to=size)
     textures = config.evaluate.frost_textures if cell.name == "frost" else ""
     shown = corrupt(
         images, cell.name, severity=cell.severity, sample_ids=ids, seed=config.seed, textures=textures or None

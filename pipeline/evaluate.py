@@ -112,7 +112,7 @@ class Predictor:
         count, frames = sequences.shape[:2]
         logits = self.logits(network, sequences.reshape(count * frames, *sequences.shape[2:]))
         ranking = np.argsort(-logits, axis=1, kind="stable").reshape(count, frames, -1)
-        against_first = cell.name.removesuffix("_2").removesuffix("_3") in NOISE_PERTURBATIONS
+        against_first = cell.base_and_difficulty[0] in NOISE_PERTURBATIONS
         return {
             "predicted": ranking[:, :, 0],
             "changes": changes_of_frames(ranking[:, :, 0], against_first=against_first),

@@ -47,11 +47,11 @@ class Ledger:
 
         Args:
             identity: what decides the answers of all cells.
-            cells: by key, what decides the answers of each; `rows` and `step` (rows of a piece) are needed here. Cells
-                that only an earlier question had stay.
+            cells: by key, what decides the answers of each; `rows` and `step` (rows of a piece) are needed here.
+                Answers to cells that only an earlier question had stay; `latest` lists those of this one.
             about: what readers of the answers want to know besides.
         """
-        asked = json.loads(json.dumps({"identity": identity, "about": about, "cells": cells}))
+        asked = json.loads(json.dumps({"identity": identity, "about": about, "cells": cells, "latest": list(cells)}))
         if self.asked:
             known = self.asked["cells"]
             others = [key for key in known.keys() & asked["cells"].keys() if known[key] != asked["cells"][key]]

@@ -25,12 +25,14 @@ RELIABILITY_BINS = 15
 
 
 class Cells:
-    """The cells of a ledger that have answers."""
+    """The cells of the latest question to a ledger that have answers."""
 
     def __init__(self, ledger: Ledger) -> None:
         assert ledger.asked is not None
         self.ledger, self.about = ledger, ledger.asked["about"]
-        self.all: dict[str, Any] = {key: cell for key, cell in ledger.asked["cells"].items() if ledger.firsts(key)}
+        self.all: dict[str, Any] = {
+            key: ledger.asked["cells"][key] for key in ledger.asked["latest"] if ledger.firsts(key)
+        }
 
     def of(self, kind: str) -> dict[str, Any]:
         """Those of one kind, by key."""
@@ -81,7 +83,7 @@ def scorecard(
 def progress(ledger: Ledger) -> dict[str, int]:
     """How many pieces of the asked cells are answered."""
     assert ledger.asked is not None
-    keys = list(ledger.asked["cells"])
+    keys = ledger.asked["latest"]
     return {
         "answered": sum(len(ledger.firsts(key)) for key in keys),
         "pieces": sum(len(ledger.all_firsts(key)) for key in keys),

@@ -34,7 +34,7 @@ CONFIG = RunConfig(
     evaluate=EvaluateConfig(
         corruptions=("gaussian_noise", "contrast", "saturate"),
         severities=(1, 5),
-        perturbations=("translate", "shot_noise"),
+        perturbations=("translate", "shot_noise_2"),
     ),
     scale=ScaleConfig(evaluation_batch_size=32, evaluation_piece_size=32),
 )
@@ -119,8 +119,9 @@ def test_flip_probabilities_equal_a_plain_loop(scored):
     images, _ = clean_images()
     for method, network in networks.items():
         result = scorecard(ledger, replicates=0, seed=0)["methods"][method]
-        for name, against_first in (("translate", False), ("shot_noise", True)):
-            frames = perturb(images, name, sample_ids=np.arange(100))
+        for name, against_first in (("translate", False), ("shot_noise_2", True)):
+            base, difficulty = (name, 1) if name == "translate" else ("shot_noise", 2)
+            frames = perturb(images, base, difficulty=difficulty, sample_ids=np.arange(100))
             predicted = answers(network, frames.reshape(-1, 32, 32, 3)).reshape(frames.shape[:2])
             before = predicted[:, :1] if against_first else predicted[:, :-1]
             assert result["perturbations"][name]["flip_probability"] == (predicted[:, 1:] != before).mean()
@@ -157,6 +158,13 @@ def test_nothing_is_answered_twice_and_new_cells_join(scored, asked):
     evaluate(more, SCALE, plan_of(more), networks, folder / "ledger")
     new = [json.loads(line)["cell"] for line in journal.read_text().removeprefix(before).splitlines()]
     assert set(new) == {"gaussian_noise_3", "contrast_3", "saturate_3"} and len(new) == 3 * 4
+    fewer = dataclasses.replace(
+        CONFIG, evaluate=EvaluateConfig(corruptions=("contrast",), severities=(5,), bootstrap=0)
+    )
+    card = scorecard(evaluate(fewer, SCALE, plan_of(fewer), networks, folder / "ledger"), replicates=0, seed=0)
+    assert journal.read_text().count("\n") == before.count("\n") + 3 * 4  # answers stay, and only what is asked is told
+    assert len(card["methods"]["augmix"]["errors"]["contrast"]) == 1 and not card["methods"]["augmix"]["shifts"]
+    evaluate(asked, SCALE, plan_of(asked), networks, folder / "ledger")
 
 
 def test_the_number_of_workers_changes_no_byte(scored, asked, tmp_path):
