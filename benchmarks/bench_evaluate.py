@@ -5,12 +5,15 @@
     benchmarks/bench_evaluate.py memory --data /data/cifar10
 
 cost: an evaluation of 15 x 5 cells and the clean images of CIFAR-10 by ConvNet5 under Ray, start and end included,
-against a plain loop that corrupts and predicts the same, in turns; everything is bound to one core.
-memory: the peak of the memory of all processes together, and of the object store, at 1x and 10x of the images (give
---severities 3 for a shorter run).
+bound to one core, while a plain loop corrupts and predicts the same without end on another; they change cores every
+round. (A virtual machine's speed can double from one minute to the next: only what runs at the same time can be
+compared.)
+memory: the peak of the memory of all processes together, and of the object store, at 1x and 10x of the images; take at
+least 5000 --images, so that the pipeline fills, and --corruptions 3 --severities 3 to be quick.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -25,9 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from timing import spread
 
-from pipeline.config import DataConfig, EvaluateConfig, RunConfig, ScaleConfig, SearchConfig
+from pipeline.config import TEST_CORRUPTIONS, DataConfig, EvaluateConfig, RunConfig, ScaleConfig, SearchConfig
 
-CORE = {0}
 SECONDS_BETWEEN_LOOKS = 0.2
 TENFOLD = 10
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder of CIFAR-10")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=1, help="copies of the test images")
+    parser.add_argument("--corruptions", type=int, default=15, help="how many of the 15")
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -47,26 +51,41 @@ def main() -> None:
 
 def part(arguments: argparse.Namespace, name: str, **changes: int) -> list[str]:
     """The command of a part."""
-    values = {"images": arguments.images, "repeats": arguments.repeats} | changes
+    names = ("images", "repeats", "corruptions")
+    values = {name: getattr(arguments, name) for name in names} | changes
     flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
     severities = map(str, arguments.severities)
     return [sys.executable, __file__, name, "--data", str(arguments.data), *flags, "--severities", *severities]
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """Evaluation against the plain loop, in turns."""
-    os.sched_setaffinity(0, CORE)
-    seconds: dict[str, list[float]] = {"plain": [], "evaluate": []}
+    """Evaluation on one core and the plain loop on another at the same time, and the other way round."""
+    seconds: list[float] = []
     ratios = []
-    for _ in range(arguments.rounds):
-        for name in seconds:
-            begun = time.perf_counter()
-            subprocess.run(part(arguments, name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            seconds[name].append(time.perf_counter() - begun)
-        ratios.append(seconds["evaluate"][-1] / seconds["plain"][-1])
-    cells = 1 + 15 * len(arguments.severities)
-    print(f"{arguments.images} images x {cells} cells, one core: plain loop {spread(seconds['plain'])} s, ", end="")
-    print(f"evaluation {spread(seconds['evaluate'])} s, ratio {spread(ratios)}")
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    for number in range(arguments.rounds):
+        first, second = cores if number % 2 == 0 else cores[::-1]
+        with tempfile.TemporaryDirectory() as scratch:
+            counted = Path(scratch) / "images"
+            loop = started(part(arguments, "plain"), second, stdout=counted.open("w"))
+            while not counted.read_text():  # the loop is warm
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            begun, before = time.perf_counter(), len(counted.read_text())
+            assert started(part(arguments, "evaluate"), first).wait() == 0
+            seconds.append(time.perf_counter() - begun)
+            portions = len(counted.read_text()) - before
+            loop.kill()
+        rate = portions * setting_of(arguments).scale.evaluation_batch_size / seconds[-1]
+        ratios.append(seconds[-1] * rate / arguments.images)
+    cells = 1 + arguments.corruptions * len(arguments.severities)
+    print(f"{arguments.images} images x {cells} cells on one core: evaluation {spread(seconds)} s, ", end="")
+    print(f"{spread(ratios)} of what the plain loop needs at the same time")
+
+
+def started(command: list[str], core: int, **streams: IO[str]) -> subprocess.Popen:
+    """A process that stays on one core, as do its children."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(["taskset", "-c", str(core), *command], **(quiet | streams))
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -144,13 +163,19 @@ def setting(arguments: argparse.Namespace, folder: Path) -> tuple[RunConfig, obj
     )
     torch.manual_seed(0)
     network = Network(build_model("convnet5", 10).eval(), (0.5,) * 3, (0.5,) * 3, "untrained ConvNet5")
-    config = RunConfig(
+    return setting_of(arguments), source, {"network": network}
+
+
+def setting_of(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration of both."""
+    return RunConfig(
         data=DataConfig(name="cifar10"),
-        evaluate=EvaluateConfig(severities=tuple(arguments.severities)),
+        evaluate=EvaluateConfig(
+            corruptions=TEST_CORRUPTIONS[: arguments.corruptions], severities=tuple(arguments.severities)
+        ),
         search=SearchConfig(trials=0),
         scale=ScaleConfig(evaluation_actors=1),
     )
-    return config, source, {"network": network}
 
 
 def evaluated(arguments: argparse.Namespace) -> None:
@@ -172,10 +197,10 @@ def evaluated(arguments: argparse.Namespace) -> None:
 
 
 def plain(arguments: argparse.Namespace) -> None:
-    """Corrupting and predicting alone."""
+    """Corrupting and predicting alone, over and over; prints a dot for every batch."""
     import torch
 
-    from augmix_core import CORRUPTIONS, corrupt
+    from augmix_core import corrupt
     from pipeline.decode import evaluation_images
     from pipeline.predict import predict
 
@@ -183,15 +208,16 @@ def plain(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         config, source, networks = setting(arguments, Path(scratch))
         network, batch = networks["network"], config.scale.evaluation_batch_size
-        for start in range(0, len(source), batch):
+        for start in itertools.cycle(range(0, len(source), batch)):
             ids = np.arange(start, min(start + batch, len(source)))
             images, labels, _ = evaluation_images(source, ids, config.data)
             cells = [images]
-            for name in CORRUPTIONS:
+            for name in config.evaluate.corruptions:
                 cells += [corrupt(images, name, severity=severity, sample_ids=ids) for severity in arguments.severities]
             for shown in cells:
                 answers = predict(network.model, torch.from_numpy(shown), network).argmax(dim=1)
                 (answers != torch.from_numpy(labels)).sum()
+            print(end=".", flush=True)
 
 
 if __name__ == "__main__":

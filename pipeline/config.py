@@ -287,7 +287,7 @@ class ScaleConfig:
     evaluation_batch_size: int = 250
     """Images in one forward pass of evaluation."""
     evaluation_piece_size: int = 0
-    """Images of a cell that are answered, kept and resumed together; 0 means 1,000, or 40 MiB if that is less."""
+    """Images of a cell that are answered, kept and resumed together; 0 means 2,000, or 40 MiB if that is less."""
     use_labels: bool = False
     """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, see cluster.yaml."""
     max_failures: int = 3
@@ -318,7 +318,7 @@ class ScaleConfig:
         require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
 
 
-MOST_IMAGES_AT_ONCE, MOST_BYTES_AT_ONCE = 1000, 40 << 20
+MOST_IMAGES_AT_ONCE, MOST_BYTES_AT_ONCE = 2000, 40 << 20
 
 
 def piece_size(scale: ScaleConfig, data: DataConfig) -> int:
