@@ -33,6 +33,9 @@ TINY += [
     "--evaluate.severities",
     "1",
     "5",
+    "--evaluate.corruptions",
+    "gaussian_noise",
+    "fog",
 ]
 
 
@@ -71,7 +74,7 @@ def test_one_command_goes_from_images_to_the_table(digits_run):
         "metrics.json",
         "report.md",
         "report.html",
-        "ledger/predictions.parquet",
+        "ledger/predictions/clean.parquet",
         "search/best.json",
     ):
         assert (folder / name).stat().st_size > 0

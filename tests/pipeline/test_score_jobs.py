@@ -180,7 +180,7 @@ def test_a_wrong_network_or_data_set_is_refused_in_one_line(refused, arguments, 
 def test_a_report_of_nothing_says_what_to_run(refused, tmp_path):
     model = write_checkpoint(tmp_path / "checkpoint", network())
     command = ["evaluate.py", "report", "--recipe", "digits", "--model", model]
-    assert "has no predictions yet" in refused(*command, untouched=False)
+    assert "nothing has been scored under this name" in refused(*command)
 
 
 @pytest.fixture

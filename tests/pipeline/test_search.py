@@ -8,6 +8,7 @@ import pytest
 
 from augmix_core import CORRUPTIONS, EXTRA_CORRUPTIONS
 from pipeline.budget import Scale
+from pipeline.cells import plan_evaluation
 from pipeline.config import DataConfig, RunConfig, SearchConfig, TrainConfig
 from pipeline.search import search
 from pipeline.source import open_source
@@ -24,7 +25,7 @@ CONFIG = RunConfig(
 @pytest.fixture
 def run(ray_local, tmp_path):
     train, test = open_source(CONFIG.data, train=True), open_source(CONFIG.data, train=False)
-    return Run(tmp_path / "run", CONFIG, train, test)
+    return Run(tmp_path / "run", CONFIG, train, test, plan_evaluation(CONFIG.data, CONFIG.evaluate, test))
 
 
 def test_a_trial_sees_neither_test_images_nor_test_corruptions(run):
@@ -35,7 +36,7 @@ def test_a_trial_sees_neither_test_images_nor_test_corruptions(run):
     assert job.validation_source == job.source == run.train_ref
     assert {name for name, _ in job.validation_cells} == set(EXTRA_CORRUPTIONS)
     assert not {name for name, _ in job.validation_cells} & set(CORRUPTIONS)
-    assert len(search_cells((1, 3, 5))) == 9
+    assert len(search_cells((1, 3, 5))) == 4 * 3
 
 
 def test_training_never_imports_the_list_of_test_corruptions():
