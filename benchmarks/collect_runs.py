@@ -27,10 +27,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="path of the two files, without their endings")
     arguments = parser.parse_args()
     runs = [json.loads((folder / "metrics.json").read_text()) for folder in arguments.folders]
-    if len({run["protocol"] for run in runs}) > 1:
+    if len({run["protocol"]["uCE"] for run in runs}) > 1:
         parser.error("the runs were scored by different protocols")
     for run in runs:
         del run["config"]["storage"], run["config"]["data"]["path"]
+        for result in run["methods"].values():
+            result.pop("network", None)  # the checkpoint's folder
     document = "\n".join(document_of(runs, arguments.title, arguments.command, arguments.commit))
     arguments.out.with_suffix(".md").write_text(document + "\n")
     arguments.out.with_suffix(".json").write_text(json.dumps(runs, indent=1) + "\n")
@@ -42,7 +44,7 @@ def document_of(runs: list[dict], title: str, command: str, commit: str) -> list
     first = runs[0]
     methods = list(first["methods"])
     seeds = ", ".join(str(run["config"]["seed"]) for run in runs)
-    lines = [f"# {title}", "", "```sh", command, "```", "", f"Seeds {seeds}. {first['protocol']}.", ""]
+    lines = [f"# {title}", "", "```sh", command, "```", "", f"Seeds {seeds}. uCE: {first['protocol']['uCE']}.", ""]
     lines += [f"| error, % | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}"]
     for name in ["clean", *first["methods"][methods[0]]["errors"], "uCE"]:
         cells = [spread([score(run["methods"][method], name) for run in runs]) for method in methods]
