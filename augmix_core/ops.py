@@ -9,10 +9,10 @@ dialects; an op itself, at a magnitude, is always Pillow's.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from augmix_core import backends, reference
 from augmix_core.errors import did_you_mean
@@ -184,6 +184,15 @@ def check_images(images: object) -> None:
         raise ValueError(f"images must be RGB as a uint8 array of shape (N, H, W, 3), got {found}")
     if 0 in images.shape[1:3]:
         raise ValueError(f"images have shape {images.shape}; height and width must be at least 1 pixel")
+
+
+def check_batch(images: NDArray[np.uint8], sample_ids: ArrayLike) -> NDArray[Any]:
+    """Refuse anything but (N, H, W, 3) uint8 with one id for each; return the ids as an array."""
+    check_images(images)
+    ids = np.asarray(sample_ids)
+    if ids.shape != (len(images),):
+        raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
+    return ids
 
 
 def check_fill(fill: int) -> None:

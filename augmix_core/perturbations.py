@@ -19,7 +19,7 @@ from augmix_core.corruptions.draws import Draws
 from augmix_core.corruptions.filters import Float32
 from augmix_core.corruptions.severity import table_for
 from augmix_core.errors import did_you_mean
-from augmix_core.ops import apply_op, check_images
+from augmix_core.ops import apply_op, check_batch
 from augmix_core.philox import Purpose, words
 
 Image8 = NDArray[np.uint8]
@@ -104,13 +104,10 @@ def perturb(
         )
     if table != "auto" and table not in STEPS:
         raise ValueError(f"table {table!r} is unknown; choose auto, {', '.join(STEPS)}")
-    check_images(images)
+    ids = check_batch(images, sample_ids)
     height, width = images.shape[1:3]
     if crop_to is not None and not 1 <= crop_to <= min(height, width):
         raise ValueError(f"crop_to is {crop_to}; it must be from 1 to the short side, {min(height, width)}")
-    ids = np.asarray(sample_ids)
-    if ids.shape != (len(images),):
-        raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
     out_height, out_width = (height, width) if crop_to is None else (crop_to, crop_to)
     if table == "auto":
         table = "224" if table_for(out_height, out_width) == "224" else "32"

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from augmix_core import backends
 from augmix_core.backends import MAX_DEPTH, MAX_WIDTH, Backend
 from augmix_core.errors import did_you_mean
-from augmix_core.ops import DIALECTS, MAX_LEVEL, MIN_LEVEL, check_fill, check_images
+from augmix_core.ops import DIALECTS, MAX_LEVEL, MIN_LEVEL, check_batch, check_fill
 from augmix_core.philox import check_counters
 from augmix_core.plan import draw_packed_plans, draw_plans
 from augmix_core.reference import augmented_view
@@ -121,10 +121,7 @@ def augmix(
     """
     config = config or AugMixConfig()
     variant = backends.variant_of(backend)
-    check_images(images)
-    ids = np.asarray(sample_ids)
-    if ids.shape != (len(images),):
-        raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
+    ids = check_batch(images, sample_ids)
     if np.ndim(epoch) and np.shape(epoch) != ids.shape:
         raise ValueError(
             f"epoch has shape {np.shape(epoch)}; give one number or one for each of the {len(images)} images"

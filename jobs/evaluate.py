@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.cli import score
-from pipeline.config import DataConfig, ScoreConfig
+from pipeline.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, ScoreConfig
 
 RECIPES = {
     "imagenet": ScoreConfig(
@@ -25,8 +25,8 @@ RECIPES = {
             name="imagenet",
             image_size=224,
             crop="random_resized",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )
     ),
     "tinyimagenet": ScoreConfig(
@@ -34,8 +34,8 @@ RECIPES = {
             name="imagenet",
             image_size=64,
             crop="none",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )
     ),
     "cifar10": ScoreConfig(data=DataConfig(name="cifar10")),

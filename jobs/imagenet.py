@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from augmix_core import AugMixConfig
 from pipeline.cli import main
-from pipeline.config import DataConfig, ModelConfig, RunConfig, SearchConfig, TrainConfig
+from pipeline.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, ModelConfig, RunConfig, SearchConfig, TrainConfig
 
 RECIPES = {
     "resnet50": RunConfig(
@@ -23,8 +23,8 @@ RECIPES = {
             image_size=224,
             crop="random_resized",
             flip=True,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         augmix=AugMixConfig(aug_severity=1.0),
         model=ModelConfig(name="resnet50"),

@@ -123,8 +123,6 @@ def plan_evaluation(
     check_textures(config, data.image_size)
     if config.top5_baseline:
         read_top5_baseline(config.top5_baseline)
-    samples = min(data.test_limit or len(clean), len(clean))
-    ids = np.arange(samples, dtype=np.int64)
     sources: list[Any] = [clean]
     of_clean = [Cell("clean")]
     inputs: list[Input] = []
@@ -135,7 +133,7 @@ def plan_evaluation(
         inputs.append(Input(len(sources) - 1, rows, tuple(cells), **how))
 
     def limited(source: Any) -> NDArray[np.int64]:
-        return np.arange(min(len(source), data.test_limit or len(source)), dtype=np.int64)
+        return np.arange(data.tested(len(source)), dtype=np.int64)
 
     if held_out:
         source, split = held_out
@@ -156,10 +154,10 @@ def plan_evaluation(
         for cell in frames:
             add(sequences[cell.name], [cell], limited(sequences[cell.name]), resized=False)
     elif frames and (margin := resized_side(data) - data.image_size):
-        inputs.append(Input(0, ids, tuple(frames), generated=True, margin=margin))
+        inputs.append(Input(0, limited(clean), tuple(frames), generated=True, margin=margin))
     else:
         of_clean += frames
-    inputs.append(Input(0, ids, tuple(of_clean), generated=True))
+    inputs.append(Input(0, limited(clean), tuple(of_clean), generated=True))
     for kind in SHIFTS:
         if folder := getattr(config, kind):
             shift = open_shift_set(kind, Path(folder), clean.class_names)

@@ -31,6 +31,10 @@ def require(condition: bool, field_name: str, value: object, rule: str) -> None:
         raise ValueError(f"{field_name} is {value!r}; {rule}")
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""By channel, as torchvision's networks expect."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which images, and how a training crop is made of one."""
@@ -76,6 +80,10 @@ class DataConfig:
             self.path,
             "give an absolute path: a submitted job runs in another folder",
         )
+
+    def tested(self, available: int) -> int:
+        """How many of the available test images take part."""
+        return min(self.test_limit or available, available)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

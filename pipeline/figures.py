@@ -93,17 +93,17 @@ def corruption_figure(metrics: dict[str, Any]) -> Figure:
 def reliability_figure(metrics: dict[str, Any]) -> Figure:
     """Accuracy against confidence, on clean images and over all corrupted ones."""
     panels = [
-        (key, title)
-        for key, title in (("clean", "clean"), ("corrupted", "corrupted"))
+        key
+        for key in ("clean", "corrupted")
         if any(result.get("reliability", {}).get(key) for result in metrics["methods"].values())
     ]
     figure, axes = new_figure(max(1, len(panels)), 1, 4.2 * max(1, len(panels)), 3.8)
-    for axis, (key, title) in zip(axes[0], panels, strict=False):
+    for axis, key in zip(axes[0], panels, strict=False):
         axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
         for method, result in metrics["methods"].items():
             bins = result["reliability"][key]
             axis.plot(bins["confidence"], bins["accuracy"], color=colour_of(method), label=label_of(method), marker="o")
-        axis.set_title(title)
+        axis.set_title(key)
         axis.set_xlabel("confidence")
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)

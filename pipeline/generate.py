@@ -83,7 +83,7 @@ def generate(config: GenerateConfig, source: Source) -> None:
         say(f"corrupt: {folder} is complete already")
         return
     run = config.as_run()
-    rows = rows_of_copy(config, source)
+    rows = config.data.tested(len(source))
     cells = tuple(Cell("corruption", name, s) for name in config.corruptions for s in config.severities)
     plan = Plan((Input(0, np.arange(rows, dtype=np.int64), cells, generated=True),), (source,), {})
     target = Target(config.output, config.layout_of(), rows, config.data.image_size)
@@ -169,11 +169,6 @@ def about(config: GenerateConfig, source: Source, rows: int) -> dict[str, Any]:
     }
 
 
-def rows_of_copy(config: GenerateConfig, source: Source) -> int:
-    """How many images are copied."""
-    return min(config.data.test_limit or len(source), len(source))
-
-
 def begin(config: GenerateConfig, source: Source) -> None:
     """Claim a new or empty folder, or one that holds the beginning of the very same copy.
 
@@ -182,7 +177,7 @@ def begin(config: GenerateConfig, source: Source) -> None:
     """
     folder = Path(config.output)
     path = folder / ABOUT
-    rows = rows_of_copy(config, source)
+    rows = config.data.tested(len(source))
     wanted = json.loads(json.dumps(about(config, source, rows)))
     refuse_namesakes(names_of(source, rows, config.layout_of()))
     try:
@@ -308,6 +303,4 @@ def encoded(image: NDArray[np.uint8], kind: str) -> bytes:
 def write_bytes(path: Path, content: bytes) -> None:
     """Readers see the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    write_atomically(path, content)

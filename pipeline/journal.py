@@ -90,8 +90,11 @@ class Journal:
         self.listed |= sample_ids
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Readers see the old content or the new one."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(text)
+    if isinstance(content, str):
+        scratch.write_text(content)
+    else:
+        scratch.write_bytes(content)
     scratch.replace(path)

@@ -101,9 +101,7 @@ class Ledger:
         """Keep a piece: a parquet file as bytes."""
         path = self.piece_path(cell, first)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_bytes(answers)
-        scratch.replace(path)
+        write_atomically(path, answers)
         with (self.folder / "journal.jsonl").open("a") as lines:
             lines.write(json.dumps({"cell": cell, "first": first, "time": round(time.time(), 3)}) + "\n")
 

@@ -6,6 +6,7 @@ how many images there were. Memory does not grow with the images: answers are re
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,10 @@ from numpy.typing import NDArray
 from augmix_core import calibration, metrics, ood
 from augmix_core.baselines import ALEXNET_FLIP_PROBABILITIES
 from augmix_core.bootstrap import ErrorSums, interval
-from augmix_core.corruptions.severity import table_for
+from augmix_core.corruptions.severity import SEVERITIES, table_for
 from pipeline.config import TEST_CORRUPTIONS
 from pipeline.ledger import Ledger
 
-SEVERITIES = (1, 2, 3, 4, 5)
 IMAGENET_CLASSES, IMAGENET_SIZE = 1000, 224
 CLEAN, OUT_OF_DISTRIBUTION = "clean", "out_of_distribution"
 RELIABILITY_BINS = 15
@@ -38,7 +38,7 @@ class Cells:
         """Those of one kind, by key."""
         return {key: cell for key, cell in self.all.items() if cell["kind"] == kind}
 
-    @property
+    @cached_property
     def corruptions(self) -> dict[str, dict[int, str]]:
         """Corruption -> severity -> key, in the benchmark's order."""
         found: dict[str, dict[int, str]] = {}

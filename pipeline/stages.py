@@ -37,8 +37,7 @@ class Run:
     @property
     def test_samples(self) -> int:
         """Test images that take part."""
-        limit = self.config.data.test_limit
-        return min(limit, len(self.test_source)) if limit else len(self.test_source)
+        return self.config.data.tested(len(self.test_source))
 
     def run(self) -> None:
         """All stages."""

@@ -17,7 +17,7 @@ from augmix_core.corruptions.draws import Draws
 from augmix_core.corruptions.frost_textures import check_textures, load_textures
 from augmix_core.corruptions.severity import SEVERITIES, TABLES, table_for
 from augmix_core.errors import did_you_mean
-from augmix_core.ops import check_images
+from augmix_core.ops import check_batch
 from augmix_core.philox import Purpose, words
 
 Corruption = Callable[[NDArray[np.uint8], Any, Draws, str | None], NDArray[np.uint8]]
@@ -96,10 +96,7 @@ def corrupt(
         raise ValueError(f"severity is {severity!r}; choose 1, 2, 3, 4 or 5")
     if table != "auto" and table not in TABLES:
         raise ValueError(f"table {table!r} is unknown; choose auto, {', '.join(TABLES)}")
-    check_images(images)
-    ids = np.asarray(sample_ids)
-    if ids.shape != (len(images),):
-        raise ValueError(f"sample_ids has shape {ids.shape}; one id for each of the {len(images)} images is needed")
+    ids = check_batch(images, sample_ids)
     strength = TABLES[table_for(*images.shape[1:3]) if table == "auto" else table][name][severity - 1]
     keys = words(ids, seed=seed, purpose=Purpose.CORRUPTION, view=STREAM[name], block=severity)
     variant = variant_of(backend)
