@@ -291,7 +291,10 @@ class ScaleConfig:
     data_cpus: float = 0.4
     """CPUs that one preprocessing task asks of Ray."""
     evaluation_actors: int = 0
-    """Actors that hold the networks during evaluation; 0 means as many as training workers."""
+    """Actors that hold the networks during evaluation; 0 takes every GPU, or every CPU where there is none."""
+    corrupt_on: Literal["auto", "actors", "tasks"] = "auto"
+    """Where evaluation reads and corrupts: in the actors, which saves the way through the object store, or in tasks on
+    all CPUs; auto: in tasks where the networks are on GPUs."""
     evaluation_batch_size: int = 250
     """Images in one forward pass of evaluation."""
     evaluation_piece_size: int = 0

@@ -29,7 +29,7 @@ from augmix_core.models import build_model
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import plan_stream, training_rows
-from pipeline.blocks import opened_source
+from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
@@ -37,7 +37,6 @@ from pipeline.journal import Journal
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
 
-TRAIN_LABEL = {"augmix.io/role": "train"}
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"
