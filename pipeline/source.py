@@ -5,7 +5,7 @@ broken layout is refused before anything starts. The layouts themselves are in `
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,7 +136,7 @@ def find_source(config: DataConfig, *, train: bool) -> Found:
     if not root.store and not root.is_folder():
         raise ValueError(f"data.path {config.path!r} is not a folder on this machine; mount it or correct the path")
     looked = Looked(config, root, listed(root), train)
-    for layout in (find_parquet, find_folders, find_tars, find_cifar):
+    for layout in (find_parquet, find_folders, find_tars, find_cifar, find_shared):
         if found := layout(looked):
             return found
     return refuse_layout(looked)
@@ -217,13 +217,14 @@ def find_folders(looked: Looked) -> Found | None:
             if labels:
                 opening = indexed(looked, open_flat, split, labels, train or None)
                 return Found(f"images in {split}, labelled by {labels}", opening)
-        if not below and looked.config.name == "folder" and folders and not folders & {*TRAIN, *TEST}:
-            return find_shared(looked, sorted(folders))
     return None
 
 
-def find_shared(looked: Looked, classes: Sequence[str]) -> Found:
-    """Class folders alone: a fixed share of each class is the test set."""
+def find_shared(looked: Looked) -> Found | None:
+    """Somebody's own class folders alone: a fixed share of each class is the test set."""
+    classes = [entry.name for entry in looked.entries if entry.is_folder]
+    if looked.config.name != "folder" or not classes or {*TRAIN, *TEST} & set(classes):
+        return None
     share = Share(not looked.train, looked.config.test_fraction)
     part = share.fraction if share.test else 1 - share.fraction
     what = f"{100 * part:.3g} % of each class of the image folders in {looked.root}"

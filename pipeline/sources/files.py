@@ -209,13 +209,11 @@ def sample_bytes(read: Callable[[], bytes], root: Place) -> bytes:
     """
     try:
         return read()
-    except FileNotFoundError:
-        if not root.is_folder():
-            raise
-    except OSError:
-        if root.store or not root.is_folder():
-            raise
-    return b""
+    except OSError as error:
+        is_one_file = isinstance(error, FileNotFoundError) or not root.store
+        if is_one_file and root.is_folder():
+            return b""
+        raise OSError(f"the data set in {root} cannot be read any more: {in_one_line(error)}") from None
 
 
 def at_once(function: Callable[[Item], Result], items: list[Item], *, remote: bool) -> Iterator[Result]:

@@ -151,10 +151,10 @@ def open_tars(
     def build() -> Built:
         numbered = list(enumerate(root / entry.name for entry in shards))
         scanned = list(each(scan, numbered))
+        if not any(part.batch.num_rows for part in scanned):
+            raise ValueError(f"{root}: {len(shards):,} shards hold no image ({', '.join(IMAGES)}); check their members")
         batch = joined([part.batch for part in scanned])
         labels = batch.column("label").to_numpy()
-        if not len(labels):
-            raise ValueError(f"{root}: {len(shards):,} shards hold no image ({', '.join(IMAGES)}); check their members")
         count = classes or int(labels.max()) + 1
         refuse_labels(f"{root}, {shards[0].name} to {shards[-1].name},", labels, count)
         named = {label: text for part in scanned for label, text in part.names.items()}
