@@ -186,6 +186,11 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
+def called(function: Callable[[Item], Result], item: Item) -> Result:
+    """A task."""
+    return function(item)
+
+
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """`function` of every item, in order: as Ray tasks where Ray runs and there is enough to do, else in threads.
 
@@ -197,8 +202,8 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
         with ThreadPoolExecutor(THREADS) as pool:
             yield from pool.map(function, items)
         return
-    task = ray.remote(num_cpus=TASK_CPUS)(function)
-    for reference in [task.remote(item) for item in items]:
+    task = ray.remote(num_cpus=TASK_CPUS)(called)
+    for reference in [task.remote(function, item) for item in items]:
         try:
             yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:
