@@ -231,7 +231,10 @@ def check_packages() -> None:
 def check_readable(source: Source, config: DataConfig) -> None:
     """Refuse a data set of which not one of the first images can be used, as with a wrong data.image_size."""
     looked_at = range(min(IMAGES_LOOKED_AT, len(source)))
-    reasons = [reason_unreadable(source, sample_id, config) for sample_id in looked_at]
+    try:
+        reasons = [reason_unreadable(source, sample_id, config) for sample_id in looked_at]
+    except OSError as error:
+        raise ValueError(str(error)) from error
     if all(reasons):
         raise ValueError(f"none of the first {len(reasons)} images can be used; {source.describe(0)}: {reasons[0]}")
 

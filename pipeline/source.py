@@ -5,7 +5,8 @@ broken layout is refused before anything starts. The layouts themselves are in `
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,10 +136,11 @@ def find_source(config: DataConfig, *, train: bool) -> Found:
         make_folder(config.path)
     if not root.store and not root.is_folder():
         raise ValueError(f"data.path {config.path!r} is not a folder on this machine; mount it or correct the path")
-    looked = Looked(config, root, listed(root), train)
-    for layout in (find_parquet, find_folders, find_tars, find_cifar, find_shared):
-        if found := layout(looked):
-            return found
+    with told_if_unreadable(root):
+        looked = Looked(config, root, root.entries(), train)
+        for layout in (find_parquet, find_folders, find_tars, find_cifar, find_shared):
+            if found := layout(looked):
+                return found
     return refuse_layout(looked)
 
 
@@ -170,10 +172,11 @@ def of_same_classes(train: Source, test: AnySource) -> AnySource:
     )
 
 
-def listed(root: Place) -> list[Entry]:
-    """What lies in data.path."""
+@contextmanager
+def told_if_unreadable(root: Place) -> Iterator[None]:
+    """Say which data.path could not be looked into."""
     try:
-        return root.entries()
+        yield
     except OSError as error:
         raise ValueError(
             f"data.path '{root}' cannot be listed: {in_one_line(error)}; correct the path, or give its store's "
@@ -207,7 +210,7 @@ def find_folders(looked: Looked) -> Found | None:
         base = looked.root / below
         if below and not base.is_folder():
             continue
-        folders = {entry.name for entry in (listed(base) if below else looked.entries) if entry.is_folder}
+        folders = {entry.name for entry in (base.entries() if below else looked.entries) if entry.is_folder}
         train = folders_in(base / "train") if "train" in folders else ()
         for split in (base / name for name in looked.names if name in folders):
             if classes := folders_in(split):
@@ -266,9 +269,10 @@ def indexed(looked: Looked, opener: Callable[..., Source], *arguments: Any, **mo
     """The opening of a layout that may keep an index."""
 
     def opening(index_folder: Path | None) -> Source:
-        source = opener(
-            *arguments, **more, name=looked.index_name, index_folder=index_folder, rebuild=looked.config.reindex
-        )
+        with told_if_unreadable(looked.root):
+            source = opener(
+                *arguments, **more, name=looked.index_name, index_folder=index_folder, rebuild=looked.config.reindex
+            )
         if looked.classes and len(source.class_names) != looked.classes:
             raise ValueError(
                 f"{looked.root} has {len(source.class_names):,} classes; {looked.config.name} has {looked.classes}"

@@ -144,7 +144,7 @@ def walk_local(root: str, below: str, files: list[str], folders: dict[str, int],
             name = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir():
                 walk_local(root, name, files, folders, seen)
-            else:
+            elif entry.is_file() or entry.is_symlink():  # a link to nowhere is a bad sample, a device is none
                 files.append(name)
 
 

@@ -111,7 +111,8 @@ def open_folder(
     root, names = place_of(root), tuple(class_names)
     found = class_folders(root)
     refuse_unknown(root, found, names)
-    here = [(label, names[label]) for label in sorted(map(names.index, found))]
+    there = set(found)
+    here = [(label, name) for label, name in enumerate(names) if name in there]
 
     def current(state: Any) -> bool:
         return state["classes"] == list(found) and all(

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.sources.base import Encoded, digest_of, refuse_labels
-from pipeline.sources.files import Entry, Place, place_of, sample_bytes
+from pipeline.sources.files import Entry, Place, in_one_line, place_of, sample_bytes
 from pipeline.sources.index import Built, Index, each, open_index
 
 MAX_BYTES_IN_MEMORY = 4 << 30
@@ -156,7 +156,7 @@ def read_row_group(key: tuple[Place, int], column: str) -> bytes:
     place, number = key
     try:
         table = open_file(place).read_row_group(number, columns=[f"{column}.bytes"])
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise OSError(f"{place} row group {number}: {error}") from error
     RECENT.keep(key, flat_images(table[column]))
     return b""
@@ -285,8 +285,8 @@ def scan(place: Place) -> Scanned:
         image, label = check_schema(place, file.schema_arrow)
         rows = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
         return Scanned(labels_of(place, file.read(columns=[label])[label]), rows, image)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{place} is not a readable parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{place} is not a readable parquet file: {in_one_line(error)}") from error
 
 
 def check_schema(place: Place, schema: pa.Schema) -> tuple[str, str]:
@@ -321,8 +321,8 @@ def read_columns(place: Place) -> pa.Table:
         file = pq.ParquetFile(place.open())
         image, label = check_schema(place, file.schema_arrow)
         table = file.read(columns=[f"{image}.bytes", label])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{place} is not a readable parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{place} is not a readable parquet file: {in_one_line(error)}") from error
     return pa.table({"bytes": flat_images(table[image]), "label": labels_of(place, table[label])})
 
 

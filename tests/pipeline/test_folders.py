@@ -1,5 +1,6 @@
 """Image folders: anyone's own, ImageFolder trees, and the forms in which ILSVRC's validation images are labelled."""
 
+import os
 import pickle
 import shutil
 
@@ -36,6 +37,7 @@ def test_images_are_found_below_a_class_folder_whatever_the_case_of_their_suffix
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     (tmp_path / "train/cat/deep/loop").symlink_to(tmp_path / "train" / "cat")
+    os.mkfifo(tmp_path / "train/cat/waits.jpg")  # reading it would never end
     source = open_source(own(tmp_path), train=True)
     assert source.paths.to_pylist() == [
         f"cat/{name}" for name in ("000.jpg", "b.Png", "c.WEBP", "deep/e.jpg", "deep/er/A.JPEG")
@@ -93,6 +95,12 @@ class TestRefused:
     def test_credentials_in_the_path_are_refused_and_not_repeated(self):
         told = refusal(lambda: own("s3://key:secret@bucket/folder"))
         assert "credentials" in told and "secret" not in told.replace("credentials", "")
+
+    def test_a_folder_that_vanishes_before_it_is_listed(self, tmp_path):
+        image_tree(tmp_path / "train", {"cat": 1})
+        found = find_source(own(tmp_path), train=True)
+        shutil.rmtree(tmp_path / "train")
+        assert f"data.path '{tmp_path}' cannot be listed" in refusal(lambda: found.open(None))
 
     @pytest.mark.parametrize(("train", "test"), [(("a", "b"), ("a",)), (("0", "1"), ("1",)), (("a",), ("a", "b"))])
     def test_classes_that_differ(self, tmp_path, train, test):
