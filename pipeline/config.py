@@ -39,13 +39,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class DataConfig:
     """Which images, and how a training crop is made of one."""
 
-    name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "digits"
-    """Data set: digits comes with scikit-learn; the others need data.path."""
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "digits"
+    """Data set: digits comes with scikit-learn; the others need data.path. folder is images of your own."""
     path: str = ""
-    """Absolute folder of the data set, on every node: CIFAR's parquet files or torchvision's download of it;
-    for ImageNet the folder with train/ and val/."""
+    """Absolute folder of the data set, on every node, or its s3:// or gs:// URI; holds image folders train/ and val/,
+    parquet files or tar shards, which is found out by looking into it."""
     download: bool = False
     """Fetch CIFAR through torchvision into data.path when it is not there."""
+    reindex: bool = False
+    """Index data.path anew: needed after images were added to or removed from folders in an object store."""
+    test_fraction: float = 0.25
+    """Share of each class that is the test set where data.name is folder and data.path holds class folders alone."""
     image_size: int = 32
     """Height and width, in pixels, of what the network sees."""
     crop: Literal["none", "pad", "random_resized"] = "pad"
@@ -73,12 +77,21 @@ class DataConfig:
             self.holdout_fraction,
             "a share lies between 0 and 1",
         )
+        require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "a share lies between 0 and 1")
         require(all(s > 0 for s in self.std), "data.std", self.std, "a standard deviation must be positive")
         require(
-            not self.path or os.path.isabs(self.path),
+            not self.path or os.path.isabs(self.path) or "://" in self.path,
             "data.path",
             self.path,
-            "give an absolute path: a submitted job runs in another folder",
+            "give an absolute path, or a URI such as s3://bucket/folder: a submitted job runs in another folder",
+        )
+        if "@" in self.path.partition("://")[2].partition("/")[0]:  # not repeated: it would be in every log
+            raise ValueError("data.path has credentials in it; give them in the environment, as AWS_ACCESS_KEY_ID does")
+        require(
+            not self.download or "://" not in self.path,
+            "data.download",
+            self.download,
+            "it fetches into a folder of this machine; data.path is a URI",
         )
 
     def tested(self, available: int) -> int:
@@ -341,6 +354,10 @@ def piece_size(scale: ScaleConfig, data: DataConfig) -> int:
     return scale.evaluation_piece_size or max(1, min(MOST_IMAGES_AT_ONCE, most))
 
 
+INDEX_FOLDER = "index"
+"""Below storage, beside the runs: the indexes of data sets."""
+
+
 def default_storage() -> str:
     """Outside any working directory, which a submitted job loses when it ends."""
     return os.environ.get("AUGMIX_STORAGE") or str(Path.home() / "augmix_runs")
@@ -388,10 +405,10 @@ class RunConfig:
         )
         allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
         require(
-            len(self.name) <= 64 and set(self.name) <= allowed and self.name not in (".", ".."),
+            len(self.name) <= 64 and set(self.name) <= allowed and self.name not in (".", "..", INDEX_FOLDER),
             "name",
             self.name,
-            "use up to 64 letters, digits, '.', '_' and '-'",
+            f"use up to 64 letters, digits, '.', '_' and '-'; {INDEX_FOLDER} is taken",
         )
 
 
@@ -437,7 +454,7 @@ class GenerateConfig:
     split: Literal["test", "train"] = "test"
     """Which images are copied; data.test_limit bounds either."""
     layout: Literal["auto", "npy", "folder", "parquet"] = "auto"
-    """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for ImageNet, else npy."""
+    """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for image folders, else npy."""
     corruptions: tuple[str, ...] = (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS)
     """Corruptions: the 15 of the benchmark and the four extra ones."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -466,7 +483,7 @@ class GenerateConfig:
         """The layout, `auto` resolved."""
         if self.layout != "auto":
             return self.layout
-        return "folder" if self.data.name == "imagenet" else "npy"
+        return "folder" if self.data.name in ("imagenet", "folder") else "npy"
 
     def as_run(self) -> RunConfig:
         """What tasks that read and corrupt need to know."""
@@ -503,7 +520,11 @@ def method_config(config: RunConfig, method: str) -> RunConfig:
 
 
 NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
-NOT_OF_THE_RESULT_IN = {"data": ("path", "download"), "train": ("epochs", "max_steps"), "search": ("max_concurrent",)}
+NOT_OF_THE_RESULT_IN = {
+    "data": ("path", "download", "reindex"),
+    "train": ("epochs", "max_steps"),
+    "search": ("max_concurrent",),
+}
 
 
 def result_fields(config: RunConfig) -> dict[str, Any]:
@@ -536,6 +557,7 @@ def run_name(config: RunConfig, recipe: str) -> str:
 
 def score_name(config: ScoreConfig, recipe: str) -> str:
     """Return `--name`, or a name that the same network and data give again, whatever it is scored on."""
-    known = json.dumps([config.model, config.weights, config.seed, dataclasses.asdict(config.data)], sort_keys=True)
+    data = dataclasses.asdict(dataclasses.replace(config.data, reindex=False))
+    known = json.dumps([config.model, config.weights, config.seed, data], sort_keys=True)
     model = "".join(c if c.isalnum() else "-" for c in Path(config.model).name)
     return config.name or f"score-{recipe}-{model}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
