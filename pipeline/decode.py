@@ -7,6 +7,7 @@ from augmix_core.crop import draw_crops, pad_and_crop, random_resized_crop, resi
 from augmix_core.decode import decode_rgb
 from pipeline.config import DataConfig
 from pipeline.order import Split
+from pipeline.shards import Unreadable
 from pipeline.source import Encoded, Source
 
 CIFAR_PADDING = 4
@@ -81,6 +82,8 @@ def reason_unreadable(source: Source, sample_id: int, config: DataConfig) -> str
 
 def decoded(item: Encoded) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB."""
+    if isinstance(item, Unreadable):
+        raise ValueError(item.reason)
     return decode_rgb(item) if isinstance(item, bytes) else item
 
 

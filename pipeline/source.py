@@ -23,6 +23,7 @@ from augmix_core.errors import missing_extra
 from augmix_core.philox import Purpose
 from pipeline.config import DataConfig
 from pipeline.order import permute
+from pipeline.shards import Unreadable, holds_shards, open_shards
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 MAX_PARQUET_BYTES = 4 * 2**30
@@ -32,8 +33,8 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 """Names that Hugging Face's data sets use; the first one present is taken."""
 
-Encoded = bytes | NDArray[np.uint8]
-"""An encoded image file, or an (H, W, 3) uint8 RGB array that needs no decoding."""
+Encoded = bytes | NDArray[np.uint8] | Unreadable
+"""An encoded image file, an (H, W, 3) uint8 RGB array that needs no decoding, or why there is neither."""
 
 
 class Source(Protocol):
@@ -157,6 +158,8 @@ def open_source(config: DataConfig, *, train: bool) -> Source:
             f"data.path is not set; give the folder of {config.name}: --data.path /absolute/folder"
             " (jobs/digits.py runs without any data)"
         )
+    if holds_shards(config.path):
+        return open_shards(config.path, config.name, train=train)
     if config.download:
         make_folder(config.path)
     if not os.path.isdir(config.path):
