@@ -97,11 +97,6 @@ class Work:
     row_bytes: float
     """Of the pixels of a row, on average."""
 
-    @property
-    def strip(self) -> str:
-        """What the paths of the images begin with."""
-        return f"{self.config.data.path.rstrip('/')}/"
-
 
 def plan_works(kind: str, config: PreprocessConfig) -> list[Work]:
     """Open the sources and say what goes where.
@@ -206,7 +201,7 @@ def written(folder: Folder) -> dict[int, dict[str, Any]]:
     known = read_manifest(folder)
     if known.complete:
         broken = {row[0]: list(row) for row in known.unreadable}
-        marks = [
+        marks: list[dict[str, Any]] = [
             {"entry": dataclasses.asdict(entry), "unreadable": [broken[i] for i in ids_of(entry) if i in broken]}
             for entry in known.shards
         ]
@@ -233,22 +228,19 @@ def write(work: Work) -> None:
         ValueError: The folder is not shared by all nodes.
         RuntimeError: A shard cannot be written.
     """
-    folder, known, config = work.folder, read_manifest(work.folder), work.config
+    folder, known = work.folder, read_manifest(work.folder)
     if folder.is_local:
         check_storage(folder.location, "give another --output")
     marks = written(folder)
     numbers = tuple(number for number in range(known.files) if number not in marks)
-    if not numbers and known.complete:
+    if not numbers and known.complete and (known.kind == "views" or folder.size(LABELS)):
         tidy(folder)  # a kill may have come between completing and tidying up
         say(f"preprocess: {folder.location} is complete already")
         return
     say(f"preprocess: {known.rows:,} {UNITS[known.kind]} into {folder.location}, {len(numbers)} shards to do")
     if numbers:
         sweep(folder)
-        target = Target(
-            *(folder.location, known.kind, known.rows, known.rows_a_shard),
-            *(config.short_side, config.as_run(), work.split, work.strip),
-        )
+        target = target_of(work)
         tasks = ShardTasks(numbers, ray.put(work.source), target)
         rows = ray.data.read_datasource(tasks, override_num_blocks=len(tasks.portions()), **placement(target.config))
         quiet(rows, target_block_bytes=1)
@@ -258,6 +250,21 @@ def write(work: Work) -> None:
                 marks[row["number"]] = json.loads(row["mark"])
     complete(work, marks)
     say(f"preprocess: {folder.location} is complete")
+
+
+def target_of(work: Work) -> Target:
+    """What the tasks are told; shards are cut as they were when the folder was claimed."""
+    known, config = read_manifest(work.folder), work.config
+    return Target(
+        location=work.folder.location,
+        kind=known.kind,
+        rows=known.rows,
+        rows_a_shard=known.rows_a_shard,
+        short_side=config.short_side,
+        config=config.as_run(),
+        split=work.split,
+        strip=f"{config.data.path.rstrip('/')}/",
+    )
 
 
 def sweep(folder: Folder) -> None:
@@ -347,7 +354,7 @@ def write_shard(source: Source, target: Target, number: int) -> dict[str, Any]:
     folder = Folder(target.location)
     file, mark_name = f"shard-{number:05d}.arrow", f"{DONE}/{number:05d}.json"
     if folder.size(mark_name):  # a task that is run again because the node with its answer has gone
-        mark = json.loads(folder.read(mark_name))
+        mark = json.loads(folder.read(mark_name).to_pybytes())
         if folder.size(file) == mark["entry"]["bytes"]:
             return mark
     batch, unreadable = (image_rows if target.kind == "images" else view_rows)(source, target, number)

@@ -151,6 +151,8 @@ def open_source(config: DataConfig, *, train: bool) -> Source:
         ValueError: The data set is not there, incomplete or inconsistent; the text says what to do.
         ImportError: A package of the [ray] extra is missing.
     """
+    if config.path and holds_shards(config.path):
+        return open_shards(config.path, config.name, train=train)
     if config.name == "digits":
         return open_digits(train=train)
     if not config.path:
@@ -158,8 +160,6 @@ def open_source(config: DataConfig, *, train: bool) -> Source:
             f"data.path is not set; give the folder of {config.name}: --data.path /absolute/folder"
             " (jobs/digits.py runs without any data)"
         )
-    if holds_shards(config.path):
-        return open_shards(config.path, config.name, train=train)
     if config.download:
         make_folder(config.path)
     if not os.path.isdir(config.path):
