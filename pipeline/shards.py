@@ -313,6 +313,20 @@ class ShardFolder:
         """Open one."""
         return Shard(self.folder, self.manifest.shards[number], self.manifest.kind)
 
+    def whole(self, file: str, sha256: str) -> pa.Buffer:
+        """A file that is checked as a whole.
+
+        Raises:
+            ValueError: It is missing or damaged.
+        """
+        try:
+            content = content_of(self.folder, file)
+        except OSError as error:
+            raise ValueError(damage(self.folder, file, sha256)) from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(damage(self.folder, file, sha256))
+        return content
+
     def check_sizes(self) -> None:
         """Compare the sizes of all files, from one listing.
 
@@ -331,6 +345,7 @@ class ShardSource(ShardFolder):
     def __init__(self, location: str, kind: str = "images", digest: str = "") -> None:
         super().__init__(location, kind, digest)
         self.reasons = {sample_id: reason for sample_id, _, reason in self.manifest.unreadable}
+        self.labels: NDArray[np.int64] = np.load(io.BytesIO(self.whole(LABELS, self.manifest.labels_sha256)))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -345,14 +360,6 @@ class ShardSource(ShardFolder):
         if self.folder.is_local:
             return None
         return np.array([entry.rows for entry in self.manifest.shards], np.int64)
-
-    @functools.cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) labels."""
-        content = self.folder.read(LABELS)
-        if hashlib.sha256(content).hexdigest() != self.manifest.labels_sha256:
-            raise ValueError(damage(self.folder, LABELS, self.manifest.labels_sha256))
-        return np.load(io.BytesIO(content))
 
     def __len__(self) -> int:
         return self.manifest.rows

@@ -246,10 +246,15 @@ def test_damage_is_not_taken_for_an_unreadable_image(tree, copy):
         evaluation_images(source, np.array([0]), IMAGENET)
 
 
-def test_damaged_labels_are_named(copy):
-    flip(copy / "train" / "labels.npy", -8)
-    with pytest.raises(ValueError, match=r"labels\.npy is damaged: its SHA-256 is"):
-        read_all(copy)
+def test_damaged_labels_are_named_when_they_are_opened(copy):
+    labels = copy / "train" / "labels.npy"
+    expected = sha256(labels)
+    flip(labels, -8)
+    with pytest.raises(ValueError, match=rf"{labels} is damaged: its SHA-256 is {sha256(labels)}, .* says {expected}"):
+        open_source(at(IMAGENET, copy), train=True)
+    labels.unlink()
+    with pytest.raises(ValueError, match=rf"{labels} is missing"):
+        open_source(at(IMAGENET, copy), train=True)
 
 
 @pytest.mark.parametrize(
