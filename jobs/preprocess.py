@@ -9,8 +9,8 @@
 
     jobs/preprocess.py verify --output /data/imagenet-256                # SHA-256 of every file
 
-ImageNet at short side 256 takes about 350 GB; an epoch of views 0.5 GB for CIFAR-10, 580 GB for ImageNet. A killed job goes on when the same command
-is given again, and ends with the same bytes.
+ImageNet at short side 256 takes about 350 GB; an epoch of views 0.5 GB for CIFAR-10, 580 GB for ImageNet. A killed job
+goes on when the same command is given again, and ends with the same bytes.
 """
 
 import dataclasses
