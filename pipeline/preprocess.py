@@ -60,7 +60,8 @@ from pipeline.source import Encoded, Source, open_source
 SHARD_BYTES = 128 << 20
 MAX_TASKS = 5000
 SAMPLED = 32  # images that are decoded to tell how large a row is
-ROWS_AT_ONCE = 32  # read and decoded together
+IMAGES_AT_ONCE = 32  # read together
+VIEWS_AT_ONCE = 128  # the order takes 1.3 ms a row for 32 of them, 0.6 for 128
 UNITS = {"images": "images", "views": "rows of views"}
 
 
@@ -415,10 +416,10 @@ def image_rows(source: Source, target: Target, number: int) -> tuple[pa.RecordBa
     paths: list[str] = []
     unreadable: list[list[Any]] = []
     all_labels: list[NDArray[np.int64]] = []
-    for start in range(0, len(ids), ROWS_AT_ONCE):
-        encoded, labels = source.read(ids[start : start + ROWS_AT_ONCE])
+    for start in range(0, len(ids), IMAGES_AT_ONCE):
+        encoded, labels = source.read(ids[start : start + IMAGES_AT_ONCE])
         all_labels.append(labels)
-        for sample_id, item in zip(ids[start : start + ROWS_AT_ONCE].tolist(), encoded, strict=True):
+        for sample_id, item in zip(ids[start : start + IMAGES_AT_ONCE].tolist(), encoded, strict=True):
             image, reason = prepared(item, target.short_side)
             paths.append(source.describe(sample_id).removeprefix(target.strip))
             if image is None:
@@ -458,8 +459,8 @@ def view_rows(source: Source, target: Target, number: int) -> tuple[pa.RecordBat
     """The rows of a shard of views; what cannot be read has been replaced, as the rows say."""
     positions = target.rows_of_shard(number)
     pixels, parts, checks = bytearray(), [], []
-    for start in range(0, len(positions), ROWS_AT_ONCE):
-        rows = rows_of(source, target.split, positions[start : start + ROWS_AT_ONCE], target.config)
+    for start in range(0, len(positions), VIEWS_AT_ONCE):
+        rows = rows_of(source, target.split, positions[start : start + VIEWS_AT_ONCE], target.config)
         views = rows.pop("views")
         parts.append(rows)
         checks += [checksum(one.reshape(-1)) for one in views]
