@@ -15,8 +15,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -377,9 +375,7 @@ def write_shard(source: Source, target: Target, number: int) -> dict[str, Any]:
 
 def put_batch(folder: Folder, file: str, batch: pa.RecordBatch, pixels: str, *, first: int) -> Entry:
     """Write an Arrow file so that readers see all of it or nothing, and return its entry."""
-    scratch_folder = Path(folder.path(DONE)) if folder.is_local else Path(tempfile.gettempdir())
-    scratch_folder.mkdir(exist_ok=True)
-    scratch = scratch_folder / f"{file}.{uuid.uuid4().hex}.tmp"
+    scratch = folder.scratch(file)
     try:
         with scratch.open("wb") as sink:
             with pa.ipc.new_file(sink, batch.schema) as writer:

@@ -22,6 +22,7 @@ import functools
 import hashlib
 import io
 import json
+import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,10 +115,15 @@ class Folder:
             with self.files.open_output_stream(self.path(name)) as file:
                 file.write(content)
             return
-        scratch = Path(f"{self.path(name)}.{uuid.uuid4().hex}.tmp")
-        scratch.parent.mkdir(exist_ok=True)
+        scratch = self.scratch(name)
         scratch.write_bytes(content)
         scratch.replace(self.path(name))
+
+    def scratch(self, name: str) -> Path:
+        """A new path on this machine for what is to become a file; in `.done`, where a kill may leave it behind."""
+        folder = Path(self.path(DONE)) if self.is_local else Path(tempfile.gettempdir())
+        folder.mkdir(exist_ok=True)
+        return folder / f"{Path(name).name}.{uuid.uuid4().hex}.tmp"
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """The files directly in the folder, or in one below it, and their bytes: one listing."""

@@ -112,6 +112,13 @@ def test_a_killed_job_goes_on_with_what_has_no_mark(ray_local, whole, tmp_path, 
         assert times(tmp_path)[file] == before[file]
 
 
+def test_a_job_killed_while_it_claims_its_folder_can_be_begun_again(whole, tmp_path):
+    (tmp_path / "test" / DONE).mkdir(parents=True)
+    (tmp_path / "test" / DONE / "manifest.json.0123.tmp").write_text("{")
+    written_here("images", into(tmp_path))
+    assert contents(tmp_path) == contents(whole)
+
+
 def test_shards_are_cut_as_when_they_were_begun(ray_local, whole, tmp_path):
     begun(tmp_path, [4, 0])
     written_by_ray("images", into(tmp_path, rows_a_shard=7))
@@ -125,22 +132,14 @@ def test_a_task_that_is_run_again_does_not_write_again(tmp_path):
     assert times(tmp_path) == before and mark["entry"]["file"] == "shard-00001.arrow"
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"short_side": 16}, "short_side 256 -> 16"),
-        ({"data": DataConfig(name="cifar10")}, ""),
-    ],
-)
-def test_other_shards_into_the_same_folder_are_refused(whole, tmp_path, changes, said):
-    if "data" in changes:  # the same place, other images
-        imagenet_tree(tmp_path / "images")
-        changes = {"data": dataclasses.replace(TREE, path=str(tmp_path / "images"))}
-        said = "data.name 'digits' -> 'imagenet'"
+def test_other_shards_into_the_same_folder_are_refused(whole, tree):
     before = contents(whole)
-    with pytest.raises(ValueError, match="holds other shards") as caught:
-        written_by_ray("images", into(whole, **changes))
-    assert said in str(caught.value) and "give another --output" in str(caught.value)
+    for config, said in (
+        (into(whole, short_side=16), "short_side 256 -> 16"),
+        (into(whole, tree), "data.name 'digits' -> 'imagenet'"),
+    ):
+        with pytest.raises(ValueError, match=rf"holds other shards .*{said}.*; give another --output"):
+            written_by_ray("images", dataclasses.replace(config, splits=("test",)))
     assert contents(whole) == before
 
 
