@@ -141,13 +141,14 @@ def manifest(
 
 def mean_bytes(source: Source, short_side: int) -> float:
     """Bytes of a decoded image, from some of them, evenly spread."""
-    sizes = []
+    sizes, reason = [], ""
     for sample_id in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64)):
-        image, _ = prepared(source.read([int(sample_id)])[0][0], short_side)
+        image, why = prepared(source.read([int(sample_id)])[0][0], short_side)
         if image is not None:
             sizes.append(image.nbytes)
+        reason = reason or why
     if not sizes:
-        raise ValueError(f"none of {SAMPLED} images spread over {source.describe(0)} and the others can be read")
+        raise ValueError(f"none of {SAMPLED} images, evenly spread, can be read; {source.describe(0)}: {reason}")
     return float(np.mean(sizes))
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -39,8 +40,8 @@ def check_kills(tmp_path, monkeypatch, *, kills, seed):
     monkeypatch.setenv("AUGMIX_STORAGE", str(tmp_path / "runs"))
     whole, output = tmp_path / "whole", tmp_path / "output"
     written_here("images", PreprocessConfig(output=str(whole), data=DataConfig(), splits=("train",), rows_a_shard=ROWS))
-    arguments = [str(ROOT / "jobs" / "preprocess.py"), "images", "--recipe", "digits", "--output", str(output)]
-    arguments += ["--splits", "train", "--rows-a-shard", str(ROWS)]
+    arguments = [sys.executable, str(ROOT / "jobs" / "preprocess.py"), "images", "--recipe", "digits"]
+    arguments += ["--output", str(output), "--splits", "train", "--rows-a-shard", str(ROWS)]
     before: dict[str, tuple[int, int]] = {}
     for marks in sorted(random.Random(seed).sample(range(1, SHARDS - 60), kills)):
         marked = killed_after(marks, output / "train", arguments)
