@@ -134,9 +134,13 @@ def parts(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, P
     if "jpeg" in arguments.parts:
         yield "jpeg", Part("JPEG files, 224 px", large, arguments.images)
     if "shards" in arguments.parts:
-        from pipeline.preprocess import preprocess_images
+        from pipeline.preprocess import begin, plan_works, write
 
-        preprocess_images(PreprocessConfig(output=str(scratch / "shards"), splits=("train",), data=data))
+        for work in plan_works(
+            "images", PreprocessConfig(output=str(scratch / "shards"), splits=("train",), data=data)
+        ):
+            begin(work)
+            write(work)
         of_shards = replace(large, data=replace(data, path=str(scratch / "shards")))
         title = "pre-decoded shards, short side 256, 224 px"
         yield "shards", Part(title, of_shards, arguments.images, pillow=False, beside=large)

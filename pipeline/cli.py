@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -24,8 +24,11 @@ from pipeline.config import (
     INDEX_FOLDER,
     DataConfig,
     GenerateConfig,
+    PreprocessConfig,
     RunConfig,
     ScoreConfig,
+    default_storage,
+    method_config,
     result_fields,
     run_name,
     score_name,
@@ -36,6 +39,7 @@ from pipeline.source import Found, Source, find_source, of_same_classes, open_so
 
 RunStage = Literal["run", "train", "search", "evaluate", "report"]
 ScoreStage = Literal["run", "report"]
+PreprocessStage = Literal["images", "views", "verify"]
 CONFIG, IDENTITY, RAY_LOG = "config.json", "identity.json", "ray.log"
 NOT_UPLOADED = [".git/", "benchmarks/results/", "*.so", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
 IMAGES_LOOKED_AT = 10
@@ -61,6 +65,16 @@ def copy_corrupted(recipes: Mapping[str, GenerateConfig], description: str) -> N
     with errors_in_words():
         _, _, config = parse(sys.argv[1:], recipes, description, Literal["run"], "There is one stage.")
         run_generate(config)
+
+
+def preprocess(recipes: Mapping[str, PreprocessConfig], description: str) -> None:
+    """A job that writes shards, or verifies them."""
+    stages = (
+        "images decodes a data set; views augments some epochs of a training; verify checks what they have written."
+    )
+    with errors_in_words():
+        stage, _, config = parse(sys.argv[1:], recipes, description, PreprocessStage, stages)
+        run_preprocess(stage, config)
 
 
 @contextmanager
@@ -90,10 +104,11 @@ def parse(
     chosen = recipe_of(arguments, recipes)
     names = tuple(recipes)
     kind: Any = type(recipes[chosen])
+    first = get_args(stages)[0]
 
     @dataclass(frozen=True)
     class Command:
-        stage: Annotated[tyro.conf.Positional[stages], tyro.conf.arg(help=about_stages)] = "run"  # type: ignore[valid-type]
+        stage: Annotated[tyro.conf.Positional[stages], tyro.conf.arg(help=about_stages)] = first  # type: ignore[valid-type]
         recipe: Literal[names] = chosen  # type: ignore[valid-type]
         """Named starting point; every flag below changes one value of it."""
         config: Annotated[kind, tyro.conf.arg(name="")] = recipes[chosen]  # type: ignore[valid-type]
@@ -121,6 +136,7 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
 
     check_model_name(config.model.name)
     found = {"train": find_source(config.data, train=True), "test": find_source(config.data, train=False)}
+    from pipeline.augment import check_stored_views
     from pipeline.cells import plan_evaluation
     from pipeline.stages import Run, final_split, first_line
 
@@ -130,7 +146,10 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
         with connected():
             train_source, test_source = opened(found, Path(config.storage) / INDEX_FOLDER)
             check_readable(train_source, config.data)
-            _, held_out = final_split(config, train_source)
+            split, held_out = final_split(config, train_source)
+            if config.data.views:
+                for method in config.methods:
+                    check_stored_views(method_config(config, method), split, train_source)
             plan = plan_evaluation(
                 config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
             )
@@ -183,6 +202,28 @@ def run_generate(config: GenerateConfig) -> None:
     generate.begin(config, source)
     with working_in(Path(config.output)), connected(dashboard=False):
         generate.generate(config, source)
+
+
+def run_preprocess(stage: str, config: PreprocessConfig) -> None:
+    """Open the images, connect to Ray and write shards; or check those that are there."""
+    check_packages()
+    check_kernels()
+    if not config.output:
+        raise ValueError("output is ''; give the folder of the shards: --output /absolute/folder")
+    from pipeline import preprocess
+
+    logs = Path(default_storage()) / "preprocess"
+    if stage == "verify":
+        with working_in(logs), connected(dashboard=False):
+            preprocess.verify(config)
+        return
+    works = preprocess.plan_works(stage, config)
+    for work in works:
+        check_readable(work.source, config.data)
+        preprocess.begin(work)
+    with working_in(logs), connected(dashboard=False):
+        for work in works:
+            preprocess.write(work)
 
 
 @contextmanager

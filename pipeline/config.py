@@ -43,7 +43,10 @@ class DataConfig:
     """Data set: digits comes with scikit-learn; the others need data.path. folder is images of your own."""
     path: str = ""
     """Absolute folder of the data set, on every node, or its s3:// or gs:// URI; holds image folders train/ and val/,
-    parquet files or tar shards, which is found out by looking into it."""
+    parquet files or tar shards, or what jobs/preprocess.py images wrote, which is found out by looking into it."""
+    views: str = ""
+    """Absolute folder, or s3:// address, of views that jobs/preprocess.py views has made: training takes them as they
+    are instead of computing them."""
     download: bool = False
     """Fetch CIFAR through torchvision into data.path when it is not there."""
     reindex: bool = False
@@ -79,14 +82,18 @@ class DataConfig:
         )
         require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "a share lies between 0 and 1")
         require(all(s > 0 for s in self.std), "data.std", self.std, "a standard deviation must be positive")
-        require(
-            not self.path or os.path.isabs(self.path) or "://" in self.path,
-            "data.path",
-            self.path,
-            "give an absolute path, or a URI such as s3://bucket/folder: a submitted job runs in another folder",
-        )
-        if "@" in self.path.partition("://")[2].partition("/")[0]:  # not repeated: it would be in every log
-            raise ValueError("data.path has credentials in it; give them in the environment, as AWS_ACCESS_KEY_ID does")
+        for name in ("path", "views"):
+            where = getattr(self, name)
+            require(
+                not where or os.path.isabs(where) or "://" in where,
+                f"data.{name}",
+                where,
+                "give an absolute path, or a URI such as s3://bucket/folder: a submitted job runs in another folder",
+            )
+            if "@" in where.partition("://")[2].partition("/")[0]:  # not repeated: it would be in every log
+                raise ValueError(
+                    f"data.{name} has credentials in it; give them in the environment, as AWS_ACCESS_KEY_ID does"
+                )
         require(
             not self.download or "://" not in self.path,
             "data.download",
@@ -410,6 +417,12 @@ class RunConfig:
             self.name,
             f"use up to 64 letters, digits, '.', '_' and '-'; {INDEX_FOLDER} is taken",
         )
+        require(
+            not (self.data.views and self.search.trials),
+            "search.trials",
+            self.search.trials,
+            "with data.views it must be 0: a search may choose other views than those that are stored",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -498,6 +511,59 @@ class GenerateConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessConfig:
+    """Shards: a data set decoded once, or the views of some epochs of a training made beforehand."""
+
+    output: str = ""
+    """Absolute folder that all nodes mount, or an s3:// address; new, or one that this command has begun."""
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    """Which images are decoded."""
+    short_side: int = 256
+    """The short side of larger images is reduced to so many pixels; 0 keeps every size."""
+    epochs: int = 1
+    """Passes over the training images whose views are made."""
+    hold_out: bool = False
+    """Views of a training with --train.hold-out."""
+    rows_a_shard: int = 0
+    """Images, or rows of views, in a file; 0 means about 128 MiB."""
+    seed: int = 0
+    """The seed of the training that will read the views."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augmix: AugMixConfig = field(default_factory=AugMixConfig)
+    scale: ScaleConfig = field(default_factory=lambda: ScaleConfig(data_cpus=1.0))
+
+    def __post_init__(self) -> None:
+        require(
+            not self.output or os.path.isabs(self.output) or "://" in self.output,
+            "output",
+            self.output,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+        require(
+            bool(self.splits) and len(set(self.splits)) == len(self.splits), "splits", self.splits, "name each once"
+        )
+        require(
+            self.short_side == 0 or self.short_side >= 8,
+            "short_side",
+            self.short_side,
+            "it counts pixels, at least 8; 0 keeps every size",
+        )
+        require(self.epochs >= 1, "epochs", self.epochs, "it counts passes and must be at least 1")
+        require(self.rows_a_shard >= 0, "rows_a_shard", self.rows_a_shard, "it counts rows; 0 means about 128 MiB")
+
+    def as_run(self) -> RunConfig:
+        """What tasks that read and augment need to know."""
+        return RunConfig(
+            seed=self.seed,
+            data=dataclasses.replace(self.data, views=""),
+            augmix=self.augmix,
+            train=TrainConfig(epochs=self.epochs, hold_out=self.hold_out),
+            scale=self.scale,
+            search=SearchConfig(trials=0),
+        )
+
+
 def check_severities(name: str, severities: tuple[int, ...]) -> None:
     """Refuse severities other than 1..5, and none at all."""
     require(
@@ -521,7 +587,7 @@ def method_config(config: RunConfig, method: str) -> RunConfig:
 
 NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
 NOT_OF_THE_RESULT_IN = {
-    "data": ("path", "download", "reindex"),
+    "data": ("path", "views", "download", "reindex"),
     "train": ("epochs", "max_steps"),
     "search": ("max_concurrent",),
 }

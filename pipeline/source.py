@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config import DataConfig
+from pipeline.shards import holds_shards, open_shards
 from pipeline.sources.arrays import (
     CIFAR_FOLDERS,
     ArraySource,
@@ -124,6 +125,9 @@ def find_source(config: DataConfig, *, train: bool) -> Found:
     Raises:
         ValueError: data.path is not there or holds no layout that is known; says what was found.
     """
+    if config.path and holds_shards(config.path):
+        what = f"pre-decoded shards in {config.path}"
+        return Found(what, lambda _: open_shards(config.path, config.name, train=train))
     if config.name == "digits":
         return Found("scikit-learn's digits", lambda _: open_digits(train=train))
     if not config.path:

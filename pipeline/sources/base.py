@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +11,16 @@ from numpy.typing import NDArray
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """In lower case; names are compared without regard to case."""
 
-Encoded = bytes | NDArray[np.uint8]
-"""An encoded image file, or an (H, W, 3) uint8 RGB array that needs no decoding."""
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in place of an image of which it is known already that it cannot be decoded."""
+
+    reason: str
+
+
+Encoded = bytes | NDArray[np.uint8] | Unreadable
+"""An encoded image file, an (H, W, 3) uint8 RGB array that needs no decoding, or why there is neither."""
 
 
 class Source(Protocol):
