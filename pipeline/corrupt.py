@@ -139,5 +139,5 @@ def evaluation_rows(
     stream = EvaluationRows(sources, plan, missing, portion, config)
     tasks = len(stream.get_read_tasks(0))
     rows = ray.data.read_datasource(stream, override_num_blocks=max(1, tasks), **placement(config))
-    quiet(rows, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
+    quiet(rows, config, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
     return rows

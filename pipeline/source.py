@@ -54,6 +54,11 @@ class Source(Protocol):
         """(N,) labels."""
         ...
 
+    @property
+    def shard_rows(self) -> NDArray[np.int64] | None:
+        """(S,) rows of each shard where reading goes well in sequence, in the order of the ids; else None."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> tuple[list[Encoded], NDArray[np.int64]]:
@@ -74,6 +79,7 @@ class ArraySource:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     digest: str
+    shard_rows: None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,6 +104,7 @@ class ParquetSource:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     digest: str
+    shard_rows: None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,6 +129,7 @@ class FolderSource:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     digest: str
+    shard_rows: None = None
 
     def __len__(self) -> int:
         return len(self.labels)

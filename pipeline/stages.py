@@ -12,7 +12,7 @@ from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
 from pipeline.networks import Network, from_checkpoint
-from pipeline.order import Split, split_train
+from pipeline.order import Split, split_train, windowed
 from pipeline.progress import followed, say
 from pipeline.report import write_report
 from pipeline.search import BEST, search, trial_scale, with_setting
@@ -70,7 +70,7 @@ class Run:
             scale=trial_scale(self.scale),
             folder=self.folder / "search",
             source=self.train_ref,
-            split=split,
+            split=self.in_order(split),
             validation_source=self.train_ref,
             validation_split=held_out,
             validation_cells=search_cells(knobs.severities),
@@ -87,12 +87,16 @@ class Run:
             scale=self.scale,
             folder=self.folder / "train" / method,
             source=self.train_ref,
-            split=split,
+            split=self.in_order(split),
             validation_source=self.test_ref,
             validation_split=tests,
             validation_cells=(CLEAN,),
             num_classes=len(self.train_source.class_names),
         )
+
+    def in_order(self, split: Split) -> Split:
+        """A split of the training images in the order that suits how they are read."""
+        return windowed(split, self.train_source.shard_rows, window=self.config.data.shuffle_window)
 
     def chosen(self) -> RunConfig:
         """The configuration with what the search has chosen, if it has run."""
