@@ -9,6 +9,7 @@ import ray.data
 from pipeline.config import RunConfig
 
 PREPROCESS_LABEL = {"augmix.io/role": "preprocess"}
+TRAIN_LABEL = {"augmix.io/role": "train"}
 
 OPENED: dict[str, Any] = {}
 

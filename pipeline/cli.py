@@ -20,7 +20,7 @@ import tyro
 from augmix_core import backends
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
 from pipeline.config import DataConfig, GenerateConfig, RunConfig, ScoreConfig, result_fields, run_name, score_name
-from pipeline.decode import reason_unreadable
+from pipeline.decode import TooManyBadSamplesError, reason_unreadable
 from pipeline.progress import chatter_into, say
 from pipeline.source import Source, open_source
 
@@ -186,6 +186,9 @@ def working_in(folder: Path) -> Iterator[None]:
             traceback.print_exception(error, file=log)
         if isinstance(error, (ValueError, MissingExtraError)):
             raise
+        if isinstance(error, TooManyBadSamplesError):
+            print(f"stopped: {error}; the whole list is {folder / 'quarantine.parquet'}", file=sys.stderr)
+            sys.exit(1)
         told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command goes on from here"
         print(told, file=sys.stderr)
         sys.exit(1)

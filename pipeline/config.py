@@ -356,9 +356,7 @@ class ScaleConfig:
             self.evaluation_piece_size,
             "it counts images; 0 means automatic",
         )
-        require(
-            self.progress_timeout_s > 0, "scale.progress_timeout_s", self.progress_timeout_s, "it must be positive"
-        )
+        require(self.progress_timeout_s > 0, "scale.progress_timeout_s", self.progress_timeout_s, "it must be positive")
         require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
 
 

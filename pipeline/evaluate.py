@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from numpy.typing import NDArray
@@ -21,18 +22,19 @@ from augmix_core import STREAM_VERSION
 from augmix_core.calibration import fit_temperature, per_image_scores
 from augmix_core.metrics import changes_of_frames, top5_distances_of_frames
 from augmix_core.perturbations import NOISE_PERTURBATIONS
-from pipeline.blocks import rows_of
+from pipeline.blocks import TRAIN_LABEL, rows_of
 from pipeline.budget import Scale
 from pipeline.cells import Cell, Plan, rows_of_a_piece
 from pipeline.config import RunConfig, piece_size
 from pipeline.corrupt import Missing, evaluation_rows
+from pipeline.decode import TooManyBadSamplesError
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
 from pipeline.networks import Network
 from pipeline.predict import predict
 from pipeline.progress import counted
+from pipeline.quarantine import add, described, too_many
 from pipeline.source import digest_of
-from pipeline.train import TRAIN_LABEL
 
 TEMPERATURES = "temperatures.json"
 
@@ -61,13 +63,19 @@ class Predictor:
             network.model.to(self.device)
         self.kinds, self.temperatures, self.batch = kinds, temperatures, batch
 
-    def __call__(self, pieces: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Predict pieces: one, as a rule."""
+    def __call__(self, pieces: dict[str, NDArray]) -> dict[str, Any]:
+        """Predict pieces: one, as a rule. Tells which images could not be read."""
         answers = [
             self.piece(str(key), {name: pieces[name][at] for name in ("sample_id", "label", "valid", "image")})
             for at, key in enumerate(pieces["cell"])
         ]
-        return {"cell": pieces["cell"], "first": pieces["first"], "answers": np.array(answers, object)}
+        unreadable = [ids[~ok] for ids, ok in zip(pieces["sample_id"], pieces["valid"].astype(bool), strict=True)]
+        return {
+            "cell": pieces["cell"],
+            "first": pieces["first"],
+            "answers": np.array(answers, object),
+            "unreadable": pa.array(unreadable, pa.list_(pa.int64())),
+        }
 
     def piece(self, key: str, rows: dict[str, NDArray]) -> bytes:
         """The answers of all networks to some rows of a cell."""
@@ -133,6 +141,8 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
     Args:
         networks: by method; all of them are asked the same.
         folder: of the ledger.
+    Raises:
+        TooManyBadSamplesError: More of some images than data.max_bad_fraction cannot be read.
     """
     ledger = Ledger(folder)
     identity = {
@@ -164,11 +174,12 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
     origins = {method: network.origin for method, network in networks.items()}
     ledger.ask(identity, cells, plan.about | {"batch": batch, "piece": piece, "networks": origins})
     references = ray.put(dict(networks)), ray.put(plan.sources)
+    quarantine = UnreadableImages(config, plan, ledger)
     temperatures: dict[str, float] = {}
     if held_out := [cell for cell in plan.cells if cell.kind == "held_out"]:
-        answer(config, scale, plan, ledger, held_out, references, {})
+        answer(config, scale, plan, ledger, held_out, references, {}, quarantine)
         temperatures = chosen_temperatures(ledger, networks)
-    answer(config, scale, plan, ledger, plan.cells, references, temperatures)
+    answer(config, scale, plan, ledger, plan.cells, references, temperatures, quarantine)
     return ledger
 
 
@@ -180,6 +191,7 @@ def answer(
     cells: Any,
     references: tuple[ray.ObjectRef, ray.ObjectRef],
     temperatures: Mapping[str, float],
+    quarantine: "UnreadableImages",
 ) -> None:
     """Fill in the pieces that are missing in some cells."""
     left = {cell.key: set(ledger.all_firsts(cell.key)) - set(ledger.firsts(cell.key)) for cell in cells}
@@ -206,6 +218,7 @@ def answer(
     )
     with closing(rows_of(answers)) as answered:
         for row in counted(answered, "evaluate", pieces):
+            quarantine.add(row["cell"], row["unreadable"])
             ledger.put(row["cell"], row["first"], row["answers"])
             left[row["cell"]].discard(row["first"])
             if not left[row["cell"]]:
@@ -213,6 +226,38 @@ def answer(
     unanswered = [key for key, firsts in left.items() if firsts]
     if unanswered:
         raise RuntimeError(f"no answers came for {len(unanswered)} cells, the first {unanswered[0]}")
+
+
+class UnreadableImages:
+    """What could not be read of the images that are scored: left out, listed beside the ledger, and limited."""
+
+    def __init__(self, config: RunConfig, plan: Plan, ledger: Ledger) -> None:
+        self.config, self.plan, self.folder = config, plan, ledger.folder
+        self.inputs = {cell.key: given for given in plan.inputs for cell in given.cells}
+        self.known: dict[int, set[int]] = {}
+        for given in plan.inputs:  # what an earlier start has met
+            for table in ledger.tables(given.cells[0].key, ["sample_id", "valid"]):
+                bad = table.filter(pc.invert(table["valid"]))["sample_id"].to_pylist()
+                self.known.setdefault(given.source, set()).update(bad)
+
+    def add(self, key: str, sample_ids: list[int]) -> None:
+        """Take note of unreadable images of a cell.
+
+        Raises:
+            TooManyBadSamplesError: They are too many; those of this piece have not been answered yet.
+        """
+        given = self.inputs[key]
+        known = self.known.setdefault(given.source, set())
+        new = set(sample_ids) - known
+        if not new:
+            return
+        known |= new
+        source = self.plan.sources[given.source]
+        split = {0: "test"}.get(given.source, "train" if key == "held_out" else key)
+        rows = add(self.folder, described(source, new, split, self.config.data, resized=given.resized))
+        if len(known) > self.config.data.max_bad_fraction * given.rows:
+            mine = [row for row in rows if row["split"] == split]
+            raise TooManyBadSamplesError(too_many(mine, len(known), given.rows, self.config.data))
 
 
 def chosen_temperatures(ledger: Ledger, networks: Mapping[str, Network]) -> dict[str, float]:

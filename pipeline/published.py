@@ -68,6 +68,7 @@ class ArrayFileSource:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     digest: str
+    shard_rows: None = None
 
     def __len__(self) -> int:
         return len(self.labels)

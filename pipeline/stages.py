@@ -14,9 +14,11 @@ from pipeline.evaluate import evaluate
 from pipeline.networks import Network, from_checkpoint
 from pipeline.order import Split, split_train, windowed
 from pipeline.progress import followed, say
+from pipeline.quarantine import collecting
 from pipeline.report import write_report
 from pipeline.search import BEST, search, trial_scale, with_setting
 from pipeline.source import Source
+from pipeline.telemetry import metered
 from pipeline.train import CLEAN, Job, fit, search_cells
 
 
@@ -52,7 +54,8 @@ class Run:
         knobs = self.config.search
         if not knobs.trials:
             raise ValueError("search.trials is 0; set how many settings to try")
-        best = search(self.trial_job(), self.folder / "search", say)
+        with collecting(self.folder):
+            best = search(self.trial_job(), self.folder / "search", say)
         say(f"search: chose {json.dumps(best)}")
 
     def trial_job(self) -> Job:
@@ -75,6 +78,7 @@ class Run:
             validation_split=held_out,
             validation_cells=search_cells(knobs.severities),
             num_classes=len(self.train_source.class_names),
+            label="search",
         )
 
     def method_job(self, method: str) -> Job:
@@ -92,6 +96,7 @@ class Run:
             validation_split=tests,
             validation_cells=(CLEAN,),
             num_classes=len(self.train_source.class_names),
+            label=method,
         )
 
     def in_order(self, split: Split) -> Split:
@@ -115,7 +120,11 @@ class Run:
             if first_step >= job.steps:
                 say(f"{method}: already trained ({last})")
                 continue
-            with followed(method, job.folder, epochs=self.config.train.epochs, first_step=first_step):
+            with (
+                collecting(self.folder),
+                metered(job.folder),
+                followed(method, job.folder, epochs=self.config.train.epochs, first_step=first_step),
+            ):
                 fit(job)
 
     def evaluate(self) -> None:
@@ -129,7 +138,8 @@ class Run:
                 )
             networks[method], _ = from_checkpoint(last)
         say(f"evaluate: {self.test_samples} images x {len(self.plan.cells)} cells")
-        evaluate(self.config, self.scale, self.plan, networks, self.folder / "ledger")
+        with collecting(self.folder):
+            evaluate(self.config, self.scale, self.plan, networks, self.folder / "ledger")
 
     def report(self) -> None:
         """Write the report and print its tables."""
