@@ -23,6 +23,7 @@ STORE_SHARE = 0.5
 """What Ray Data takes of the object store at the most; the rest holds indices, networks and gradients on their way."""
 BLOCKS_OF_A_TASK = 3
 """Ray lets a task finish two blocks that nobody has taken yet; a third one is being made."""
+GROUP_LABEL = "ray.io/node-group"
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
@@ -48,7 +49,7 @@ class Nodes:
     roles: frozenset[str]
     """Values of the label augmix.io/role."""
     may_grow: bool
-    """An autoscaler may add nodes."""
+    """An autoscaler may add nodes: the cluster launcher and KubeRay label theirs by group, or none can work yet."""
 
 
 def nodes_now() -> Nodes:
@@ -61,7 +62,7 @@ def nodes_now() -> Nodes:
         gpus=int(sum(has.get("GPU", 0) for has in resources)),
         store_bytes=sum(has.get("object_store_memory", 0.0) for has in resources),
         roles=frozenset(node["Labels"].get(key, "") for node in alive),
-        may_grow=len(alive) > 1 or not any(has.get("CPU", 0.0) for has in resources),
+        may_grow=any(GROUP_LABEL in node["Labels"] for node in alive) or not any("CPU" in has for has in resources),
     )
 
 
@@ -164,12 +165,11 @@ def check_largest_node(config: RunConfig, cpus: Sequence[float]) -> None:
 
 def check_labels(config: RunConfig, nodes: Nodes) -> None:
     """Refuse labels that no node has where none can come."""
-    missing = {PREPROCESS_LABEL[key] for key in PREPROCESS_LABEL} | set(TRAIN_LABEL.values())
-    missing -= nodes.roles
+    missing = {*PREPROCESS_LABEL.values(), *TRAIN_LABEL.values()} - nodes.roles
     if config.scale.use_labels and missing and not nodes.may_grow:
         raise ValueError(
-            f"scale.use_labels is True, and this Ray of one node has no label augmix.io/role={min(missing)}; "
-            "leave it out, or connect to a cluster with labelled nodes, see cluster.yaml"
+            f"scale.use_labels is True, and no node of this cluster has the label augmix.io/role={min(missing)}; "
+            "leave it out, or label the nodes: ray start --labels, or cluster.yaml"
         )
 
 

@@ -60,7 +60,7 @@ def test_more_evaluation_actors_than_fit_are_refused_before_the_training():
 
 def test_labels_that_no_node_has_are_refused_where_none_can_come():
     config = RunConfig(scale=ScaleConfig(use_labels=True, num_workers=2))
-    with pytest.raises(ValueError, match=r"no label augmix\.io/role=train; leave it out"):
+    with pytest.raises(ValueError, match=r"has the label augmix\.io/role=train; leave it out"):
         check_fits(config, 2, False, nodes(8, roles=("preprocess",)))
     check_fits(config, 2, False, nodes(8, roles=("preprocess", "train")))
     check_fits(config, 2, False, nodes(0, may_grow=True))
