@@ -2,6 +2,7 @@
 
 What a file claims in its header is looked at before anything is decoded, so a bomb costs no memory. Pillow is told
 the formats: a TIFF or PostScript file by another name is refused, not parsed. GIF is left out: it is a sequence.
+An orientation in a file's EXIF data is ignored, as torchvision's loaders do.
 """
 
 import io
@@ -10,15 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 try:
     import simplejpeg
 except ImportError:  # the base install: Pillow gives the same pixels, more slowly
     simplejpeg = None
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-READABLE = "JPEG, PNG or WebP"
+FORMATS = ("JPEG", "PNG", *(("WEBP",) if features.check("webp") else ()))
+READABLE = "JPEG or PNG or WebP"
 MAX_PIXELS = 89_478_485
 """Above this an image counts as a decompression bomb, as Pillow has it; the largest of ImageNet has 22 million."""
 JPEG_START = b"\xff\xd8\xff"

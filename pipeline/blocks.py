@@ -8,8 +8,7 @@ import ray.data
 
 from pipeline.config import RunConfig
 
-PREPROCESS_LABEL = {"augmix.io/role": "preprocess"}
-TRAIN_LABEL = {"augmix.io/role": "train"}
+PREPROCESS_LABEL, TRAIN_LABEL = {"augmix.io/role": "preprocess"}, {"augmix.io/role": "train"}
 
 OPENED: dict[str, Any] = {}
 

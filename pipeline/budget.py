@@ -24,6 +24,8 @@ STORE_SHARE = 0.5
 BLOCKS_OF_A_TASK = 3
 """Ray lets a task finish two blocks that nobody has taken yet; a third one is being made."""
 GROUP_LABEL = "ray.io/node-group"
+PIECES_OF_AN_ACTOR = 3
+"""Of evaluation: the one at work and two that wait for each actor, besides those that tasks are making."""
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
@@ -83,7 +85,19 @@ def resolve_scale(config: RunConfig) -> Scale:
             f"scale.num_workers {workers}; choose a multiple"
         )
     check_fits(config, workers, use_gpu, nodes)
-    return Scale(workers, use_gpu, config.scale.evaluation_actors or workers)
+    return Scale(
+        workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
+    )
+
+
+def cpu_actors(config: RunConfig, nodes: Nodes) -> int:
+    """How many evaluation actors the cluster's CPUs can keep busy: each computes with one thread at least."""
+    return max(1, int(sum(nodes.cpus) // max(1, config.scale.worker_cpus)))
+
+
+def corrupts_in_tasks(config: RunConfig, use_gpu: bool) -> bool:
+    """Whether evaluation reads and corrupts in tasks, not in the actors that hold the networks."""
+    return config.scale.corrupt_on == "tasks" or (config.scale.corrupt_on == "auto" and use_gpu)
 
 
 def evaluation_scale(config: RunConfig) -> Scale:
@@ -94,7 +108,7 @@ def evaluation_scale(config: RunConfig) -> Scale:
     """
     nodes = nodes_now()
     use_gpu = config.scale.use_gpu and (nodes.gpus > 0 or config.scale.use_labels)
-    actors = config.scale.evaluation_actors or (nodes.gpus if use_gpu else DEFAULT_CPU_WORKERS) or 1
+    actors = config.scale.evaluation_actors or (nodes.gpus if use_gpu else cpu_actors(config, nodes)) or 1
     check_labels(config, nodes)
     if not config.scale.use_labels:
         check_evaluation(config, actors, use_gpu, nodes)
@@ -131,27 +145,27 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, nodes: Nodes) -> 
         )
     check_largest_node(config, nodes.cpus)
     check_store(config, workers, trials, nodes.store_bytes)
-    check_evaluation(config, scale.evaluation_actors or workers, use_gpu, nodes)
+    actors = scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
+    check_evaluation(config, actors, use_gpu, nodes)
 
 
 def check_evaluation(config: RunConfig, actors: int, use_gpu: bool, nodes: Nodes) -> None:
     """Refuse more actors than fit, or pieces that the object store cannot hold."""
-    scale, cpus = config.scale, sum(nodes.cpus)
-    asked = actors * scale.worker_cpus + scale.data_cpus
+    scale, cpus, in_tasks = config.scale, sum(nodes.cpus), corrupts_in_tasks(config, use_gpu)
+    asked = actors * scale.worker_cpus + (scale.data_cpus if in_tasks else 0)
     if asked > cpus or (use_gpu and actors > nodes.gpus):
         raise ValueError(
             f"scale.evaluation_actors {actors} ask for {asked:g} CPUs{f' and {actors} GPUs' if use_gpu else ''}, "
             f"the cluster has {cpus:g} CPUs and {nodes.gpus} GPUs; lower scale.evaluation_actors or scale.worker_cpus"
         )
     check_largest_node(config, nodes.cpus)
-    piece, image = piece_size(scale, config.data), 3 * config.data.image_size**2
-    asked_bytes = (2 * actors + BLOCKS_OF_A_TASK) * piece * image
-    if asked_bytes > STORE_SHARE * nodes.store_bytes:
-        fitting = int(STORE_SHARE * nodes.store_bytes / ((2 * actors + BLOCKS_OF_A_TASK) * image))
+    size, image = piece_size(scale, config.data), 3 * config.data.image_size**2
+    pieces = PIECES_OF_AN_ACTOR * actors + (math.ceil(cpus / scale.data_cpus) if in_tasks else 0)
+    if pieces * size * image > nodes.store_bytes:
         raise ValueError(
-            f"evaluation keeps at least {asked_bytes / MIB:.0f} MiB in Ray's object store, pieces of {piece} images "
-            f"each; Ray Data may use {STORE_SHARE * nodes.store_bytes / MIB:.0f} MiB; "
-            f"set --scale.evaluation-piece-size {max(1, fitting)}"
+            f"evaluation keeps {pieces} pieces of {size} images, {pieces * size * image / MIB:.0f} MiB, in Ray's "
+            f"object store of {nodes.store_bytes / MIB:.0f} MiB; set --scale.evaluation-piece-size "
+            f"{max(1, int(nodes.store_bytes / (pieces * image)))}"
         )
 
 

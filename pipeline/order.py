@@ -9,6 +9,7 @@ levels: the shards, then the rows inside windows of a few consecutive ones of th
 the stream then lies in one or two windows, and the order takes memory for shards, not for rows.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,6 +73,11 @@ class Split:
     size: int
     seed: int
 
+    @property
+    def order(self) -> str:
+        """What the order of the stream follows, for comparing: the same samples may come in another one."""
+        return "by index"
+
     def sample_ids(self, members: ArrayLike) -> NDArray[np.int64]:
         """Return the sample id of each member 0 .. size - 1."""
         shifted = np.asarray(members, np.int64) + self.start
@@ -100,6 +106,12 @@ class WindowedSplit(Split):
     """Which of the two are listed."""
     window: int
     """Consecutive shards of the permuted ones whose rows are mixed."""
+
+    @property
+    def order(self) -> str:
+        """The window and the shards."""
+        digest = hashlib.sha256(self.rows_before.tobytes()).hexdigest()[:8]
+        return f"windows of {self.window} of {len(self.rows_before) - 1} shards ({digest})"
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # the parent's would take splits of other shards for this one
 

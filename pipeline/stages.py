@@ -73,7 +73,7 @@ class Run:
             scale=trial_scale(self.scale),
             folder=self.folder / "search",
             source=self.train_ref,
-            split=self.in_order(split),
+            split=windowed(split, self.train_source.shard_rows, window=config.data.shuffle_window),
             validation_source=self.train_ref,
             validation_split=held_out,
             validation_cells=search_cells(knobs.severities),
@@ -91,17 +91,13 @@ class Run:
             scale=self.scale,
             folder=self.folder / "train" / method,
             source=self.train_ref,
-            split=self.in_order(split),
+            split=split,
             validation_source=self.test_ref,
             validation_split=tests,
             validation_cells=(CLEAN,),
             num_classes=len(self.train_source.class_names),
             label=method,
         )
-
-    def in_order(self, split: Split) -> Split:
-        """A split of the training images in the order that suits how they are read."""
-        return windowed(split, self.train_source.shard_rows, window=self.config.data.shuffle_window)
 
     def chosen(self) -> RunConfig:
         """The configuration with what the search has chosen, if it has run."""
@@ -150,7 +146,10 @@ class Run:
 def final_split(config: RunConfig, source: Source) -> tuple[Split, Split]:
     """(what the final training sees, what it leaves out)."""
     fraction = config.data.holdout_fraction if config.train.hold_out else 0.0
-    return split_train(len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction)
+    split, held_out = split_train(
+        len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction
+    )
+    return windowed(split, source.shard_rows, window=config.data.shuffle_window), held_out
 
 
 def first_line(folder: Path, config: RunConfig) -> str:

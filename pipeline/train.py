@@ -30,7 +30,7 @@ from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
 from augmix_core.models import build_model
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
-from pipeline.augment import PREFETCHED_BATCHES, plan_stream, training_rows, with_views
+from pipeline.augment import PREFETCHED_BATCHES, plan_stream, training_rows, views_in_training, with_views
 from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
@@ -297,7 +297,7 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
     rank_rows = job.config.train.global_batch_size // job.scale.num_workers
-    make_views = ViewsInTheWorker(job.config) if job.config.scale.augment_on == "train" else None
+    make_views = ViewsInTheWorker(job.config) if views_in_training(job.config) else None
     batches = shard.iter_torch_batches(
         batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=make_views
     )

@@ -134,7 +134,7 @@ def test_jpegs_have_pillows_pixels_on_both_paths(image, monkeypatch):
 def test_broken_files_are_refused_with_the_reason(image):
     jpeg = encode(Image.fromarray(natural(1, 64, 64)[0]), "JPEG")
     for broken in (b"", b"no image at all", jpeg[:40], jpeg[: len(jpeg) // 2], encode(Image.fromarray(image), "GIF")):
-        with pytest.raises(ValueError, match="not a readable JPEG, PNG or WebP"):
+        with pytest.raises(ValueError, match="not a readable JPEG or PNG or WebP"):
             decode_rgb(broken)
 
 

@@ -48,7 +48,7 @@ def test_a_broken_sample_is_replaced_by_the_next_of_its_epoch(source, tmp_path):
     assert after["label"][at] == before["label"][following]
     others = np.arange(6) != at
     assert (after["image"][others] == before["image"][others]).all()
-    assert "not a readable JPEG, PNG or WebP" in reason_unreadable(source, broken, IMAGENET)
+    assert "not a readable JPEG or PNG or WebP" in reason_unreadable(source, broken, IMAGENET)
     assert reason_unreadable(source, 0, IMAGENET) == ""
 
 
