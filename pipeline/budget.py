@@ -25,7 +25,8 @@ BLOCKS_OF_A_TASK = 3
 """Ray lets a task finish two blocks that nobody has taken yet; a third one is being made."""
 GROUP_LABEL = "ray.io/node-group"
 PIECES_OF_AN_ACTOR = 3
-"""Of evaluation: the one at work and two that wait for each actor, besides those that tasks are making."""
+"""Of evaluation: one at work and two that wait for each actor, besides those that tasks are making. Actors that make
+pieces themselves share the clean images that they are made of."""
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
@@ -160,7 +161,7 @@ def check_evaluation(config: RunConfig, actors: int, use_gpu: bool, nodes: Nodes
         )
     check_largest_node(config, nodes.cpus)
     size, image = piece_size(scale, config.data), 3 * config.data.image_size**2
-    pieces = PIECES_OF_AN_ACTOR * actors + (math.ceil(cpus / scale.data_cpus) if in_tasks else 0)
+    pieces = PIECES_OF_AN_ACTOR * actors + math.ceil(cpus / scale.data_cpus) if in_tasks else actors + 1
     if pieces * size * image > nodes.store_bytes:
         raise ValueError(
             f"evaluation keeps {pieces} pieces of {size} images, {pieces * size * image / MIB:.0f} MiB, in Ray's "

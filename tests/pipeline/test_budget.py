@@ -54,8 +54,17 @@ def test_a_task_or_worker_larger_than_any_node_is_refused():
 
 
 def test_more_evaluation_actors_than_fit_are_refused_before_the_training():
-    with pytest.raises(ValueError, match=r"scale\.evaluation_actors 9 ask for 4\.9 CPUs"):
+    with pytest.raises(ValueError, match=r"scale\.evaluation_actors 9 ask for 4\.5 CPUs"):
         check(2, cpus=2, evaluation_actors=9)
+
+
+def test_pieces_of_an_evaluation_that_the_object_store_cannot_hold_are_refused_with_the_size_that_fits():
+    few = TrainConfig(global_batch_size=64)
+    config = dataclasses.replace(IMAGENET, train=few, scale=ScaleConfig(evaluation_actors=9))
+    with pytest.raises(ValueError, match=r"evaluation keeps 10 pieces .* set --scale\.evaluation-piece-size 243"):
+        check_fits(config, 2, False, nodes(8, store=350 * 2**20))
+    smaller = dataclasses.replace(config.scale, evaluation_piece_size=243)
+    check_fits(dataclasses.replace(config, scale=smaller), 2, False, nodes(8, store=350 * 2**20))
 
 
 def test_labels_that_no_node_has_are_refused_where_none_can_come():

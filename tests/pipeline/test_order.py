@@ -107,6 +107,7 @@ def test_a_permutation_looks_random():
     assert (np.abs(np.diff(order)) < 10).mean() < 0.02
 
 
+@settings(deadline=None)
 @given(st.integers(20, 2000), st.floats(0.05, 0.9), st.integers(0, 100))
 def test_training_and_held_out_samples_are_disjoint_and_complete(total, fraction, seed):
     train, held_out = split_train(total, seed=seed, holdout_fraction=fraction)
