@@ -168,6 +168,14 @@ def windowed(split: Split, shard_rows: NDArray[np.int64] | None, *, window: int)
     return WindowedSplit(split.total, split.start, split.size, split.seed, rows_before, listed, left_out, window)
 
 
+def classes_of_a_batch(split: Split, labels: NDArray[np.int64], batch: int, *, seed: int) -> tuple[int, int]:
+    """Return how many classes the first global batch of a stream has, and a batch of samples drawn at random."""
+    count = min(batch, split.size)
+    _, first = split.at(np.arange(count), seed=seed)
+    drawn = split.sample_ids(np.arange(count))
+    return len(np.unique(labels[first])), len(np.unique(labels[drawn]))
+
+
 def split_train(total: int, *, seed: int, limit: int = 0, holdout_fraction: float = 0.0) -> tuple[Split, Split]:
     """Return (training split, held-out split); the held-out one is empty for a fraction of 0.
 

@@ -12,7 +12,7 @@ from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
 from pipeline.networks import Network, from_checkpoint
-from pipeline.order import Split, split_train, windowed
+from pipeline.order import Split, classes_of_a_batch, split_train, windowed
 from pipeline.progress import followed, say
 from pipeline.quarantine import collecting
 from pipeline.report import write_report
@@ -34,6 +34,7 @@ class Run:
         self.train_source, self.test_source = train_source, test_source
         self.scale: Scale = resolve_scale(config)
         check_storage(config.storage)
+        warn_of_sorted_shards(config, train_source)
         self.train_ref, self.test_ref = ray.put(train_source), ray.put(test_source)
 
     @property
@@ -150,6 +151,18 @@ def final_split(config: RunConfig, source: Source) -> tuple[Split, Split]:
         len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction
     )
     return windowed(split, source.shard_rows, window=config.data.shuffle_window), held_out
+
+
+def warn_of_sorted_shards(config: RunConfig, source: Source) -> None:
+    """Say it where shards hold few classes each, so that batches do: batch norm and SGD suffer."""
+    split, _ = final_split(config, source)
+    batch = config.train.global_batch_size
+    ours, random = classes_of_a_batch(split, source.labels, batch, seed=config.seed)
+    if 2 * ours < random:
+        say(
+            f"warning: a batch has {ours} classes, of images in any order it would have {random}: shards are sorted by "
+            f"class; raise --data.shuffle-window {config.data.shuffle_window}, or write them in a random order"
+        )
 
 
 def first_line(folder: Path, config: RunConfig) -> str:

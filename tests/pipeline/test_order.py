@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmix_core.philox import Purpose
-from pipeline.order import Split, permute, split_train, total_steps, windowed
+from pipeline.order import Split, classes_of_a_batch, permute, split_train, total_steps, windowed
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,6 +93,14 @@ def test_splits_of_the_same_size_keep_their_own_shards():
         split = windowed(Split(10, 0, 10, 0), np.array(rows), window=1)
         first = split.at(np.arange(max(rows)), seed=0)[1] if len(rows) == 2 else split.at(np.arange(2), seed=0)[1]
         assert len({int(np.searchsorted(np.cumsum(rows), i, side="right")) for i in first}) == 1
+
+
+def test_shards_that_are_sorted_by_class_give_batches_of_few_classes():
+    labels = np.repeat(np.arange(40), 10)
+    split = Split(400, 0, 400, 0)
+    ours, random = classes_of_a_batch(windowed(split, np.full(40, 10), window=2), labels, 20, seed=0)
+    assert ours == 2 and random > 10
+    assert classes_of_a_batch(split, labels, 20, seed=0)[0] > 10
 
 
 def test_the_order_of_a_source_without_shards_is_left_alone():
