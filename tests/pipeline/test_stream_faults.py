@@ -127,7 +127,7 @@ def test_a_killed_preprocessing_worker_changes_nothing(ray_local, source, kills)
             return FolderSource.read(self, sample_ids)
 
     steps = 10 * kills + 10
-    slow = Slow(source.root, source.paths, source.labels, source.class_names, source.digest)
+    slow = Slow(**{field.name: getattr(source, field.name) for field in dataclasses.fields(source)})
     split = Split(total=6, start=0, size=6, seed=0)
     killed: list[int] = []
 
