@@ -7,7 +7,7 @@ checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,17 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
     last = checkpoint.last_checkpoint(job.folder)
     if last is not None and checkpoint.read_meta(last).step >= job.steps:
         return last
+    result = trainer_of(job, train_loop, callbacks).fit()
+    if result.return_value:
+        raise TooManyBadSamplesError(result.return_value)
+    final = checkpoint.last_checkpoint(job.folder)
+    assert final is not None
+    assert checkpoint.read_meta(final).step >= job.steps
+    return final
+
+
+def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Sequence[Any] = ()) -> TorchTrainer:
+    """What runs a loop on all training workers, with the stream of the job's rows."""
     config, scale = job.config, job.scale
 
     def stream() -> ray.data.Dataset:
@@ -113,8 +124,8 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         return training_rows(plan, job.source, job.split, config)
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
-    trainer = TorchTrainer(
-        train_loop,
+    return TorchTrainer(
+        loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scale.num_workers,
@@ -134,13 +145,6 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         datasets={"train": stream},
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-    result = trainer.fit()
-    if result.return_value:
-        raise TooManyBadSamplesError(result.return_value)
-    final = checkpoint.last_checkpoint(job.folder)
-    assert final is not None
-    assert checkpoint.read_meta(final).step >= job.steps
-    return final
 
 
 def train_loop(loop_config: dict[str, Any]) -> str:
