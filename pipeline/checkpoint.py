@@ -9,6 +9,7 @@ the step, so there is no further state. Ray Train copies the folder to `<method 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def load_training(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     model.load_state_dict(load_file(folder / "model.safetensors"))
     optimizer.load_state_dict(torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True))
     return meta
+
+
+def misfits(expected: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> list[str]:
+    """Say of each name why a state dict does not fit: missing, unknown, no dense tensor, or of another shape."""
+    wrong = []
+    for name in sorted(expected.keys() | given.keys()):
+        if name not in given:
+            if not name.endswith("num_batches_tracked"):  # files of old releases lack these counters
+                wrong.append(f"{name} is missing")
+        elif name not in expected:
+            wrong.append(f"{name} is unknown")
+        elif not isinstance(given[name], torch.Tensor) or given[name].layout != torch.strided:
+            wrong.append(f"{name} is no dense tensor")
+        elif given[name].shape != expected[name].shape:
+            wrong.append(f"{name} has shape {tuple(given[name].shape)}, not {tuple(expected[name].shape)}")
+    return wrong
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfig]:

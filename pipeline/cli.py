@@ -118,8 +118,12 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
         )
     check_readable(train_source, config.data)
     from pipeline.cells import plan_evaluation
+    from pipeline.networks import starting_network
     from pipeline.stages import Run, final_split, first_line
 
+    about_weights = ""
+    if config.model.weights:
+        _, about_weights = starting_network(config.model, config.data, len(train_source.class_names))
     _, held_out = final_split(config, train_source)
     plan = plan_evaluation(
         config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
@@ -129,6 +133,8 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
     check_same_run(folder, identity)
     with working_in(folder):
         say(first_line(folder, config))
+        if about_weights:
+            say(about_weights)
         with connected():
             whole = Run(folder, config, train_source, test_source, plan)
             save_config(folder, config, identity)

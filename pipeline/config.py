@@ -91,7 +91,28 @@ class ModelConfig:
     """The network."""
 
     name: str = "convnet5"
-    """convnet5, wrn40_2, or any torchvision classification model such as resnet50."""
+    """For 32 px: convnet5, convnet5_gn (GroupNorm), wrn40_2, allconv, densenet_bc_100_12, densenet40_12,
+    densenet40_12_released, resnext29_32x4; or any torchvision classification model such as resnet50."""
+    weights: str = ""
+    """What training starts from: the absolute path of a file with a state dict, .safetensors or .pt, or the name of
+    torchvision's weights such as DEFAULT or IMAGENET1K_V1; when empty, random weights. A head of another number of
+    classes is replaced."""
+
+    def __post_init__(self) -> None:
+        require(
+            os.path.isabs(self.weights) or not is_weights_file(self.weights),
+            "model.weights",
+            self.weights,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether `weights` is a file and not a name of published weights."""
+    return os.path.sep in weights or weights.endswith(WEIGHT_FILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -398,7 +419,7 @@ class ScoreConfig:
 
     model: str = ""
     """A checkpoint folder of ours (or a run's train/<method>), a torchvision model such as resnet50, timm:<name>,
-    convnet5 or wrn40_2 with --weights, or module:function that returns an nn.Module."""
+    a network of ours such as wrn40_2 with --weights, or module:function that returns an nn.Module."""
     weights: str = "DEFAULT"
     """Of a torchvision model: DEFAULT, or a name such as IMAGENET1K_V1; or the absolute path of a file with a state
     dict, .safetensors or .pt."""

@@ -25,7 +25,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
-from augmix_core.models import build_model
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import plan_stream, training_rows
@@ -34,6 +33,7 @@ from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
 from pipeline.journal import Journal
+from pipeline.networks import starting_network
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
 
@@ -141,7 +141,8 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
     seed_torch(config.seed, 0, 0, device)  # the same weights on every rank
-    model = build_model(config.model.name, job.num_classes).to(device).to(memory_format=torch.channels_last)
+    model, _ = starting_network(config.model, config.data, job.num_classes)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     step = resume(model, optimizer)
     parallel = ray.train.torch.prepare_model(model)
