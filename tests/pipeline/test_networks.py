@@ -296,12 +296,10 @@ def test_weights_that_cannot_start_a_training_are_refused_in_one_line(tmp_path, 
 def test_published_weights_start_a_training_and_another_normalisation_is_said(monkeypatch):
     """All but the download itself."""
     weights = models.ResNet18_Weights.IMAGENET1K_V1
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        type(weights), "get_state_dict", lambda *_, **__: network(name="resnet18", classes=1000).state_dict()
-    )
+    published = network(name="resnet18", classes=1000)
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
     started, said = start("resnet18", "IMAGENET1K_V1")
-    assert torch.equal(started.conv1.weight, network(name="resnet18", classes=1000).conv1.weight)
+    assert torch.equal(started.conv1.weight, published.conv1.weight)
     assert "trained with data.mean (0.485, 0.456, 0.406)" in said and "its head of 1000 classes" in said
 
 
