@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from augmix_core import augmix
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.config import RunConfig
 from pipeline.decode import training_images
 from pipeline.order import Split
+from pipeline.training_views import has_partners, partner_positions, training_views
 
 BLOCK_BYTES = 4 * 2**20
 MAX_STEPS_A_BLOCK = 16
@@ -116,12 +116,15 @@ class TrainingStream(Datasource):
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
-    """Columns sample_id, requested_id, epoch, label and views (N, V, H, W, 3) uint8 for stream positions."""
+    """Columns sample_id, requested_id, epoch, label and what `training_views` makes, for stream positions."""
     rows = training_images(source, split, positions, config.data, seed=config.seed)
-    rows["views"] = augmix(
-        rows.pop("image"), rows["sample_id"], epoch=rows["epoch"], seed=config.seed, config=config.augmix
-    )
-    return rows
+    partners = None
+    if has_partners(config):
+        at = partner_positions(split, positions, seed=config.seed)
+        partners = training_images(source, split, at, config.data, seed=config.seed)
+    views = training_views(rows, partners, config)
+    del rows["image"]
+    return rows | views
 
 
 def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:

@@ -21,6 +21,7 @@ from augmix_core.baselines import (
     ALEXNET_FLIP_PROBABILITIES,
 )
 from augmix_core.errors import did_you_mean
+from pipeline.methods import METHODS, MethodName
 
 SECONDS_WITHOUT_PROGRESS = 600
 
@@ -172,6 +173,42 @@ class TrainConfig:
         )
         require(0 <= self.jsd_weight < math.inf, "train.jsd_weight", self.jsd_weight, "it must be >= 0 and finite")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "it counts steps; 0 means all")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig:
+    """The methods that AugMix is compared with. Each value belongs to the method of its name alone."""
+
+    cutout_size: int = 16
+    """Side of the hole, in pixels (CIFAR-10: 16); it may reach over the border."""
+    mixup_alpha: float = 1.0
+    """Concentration of the Beta law of the two images' shares (CIFAR: 1, ImageNet: 0.2)."""
+    cutmix_alpha: float = 1.0
+    """Concentration of the Beta law of the box's share of the area."""
+    cutmix_probability: float = 0.5
+    """Share of the samples that get a box (CIFAR: 0.5, ImageNet: 1)."""
+    pgd_epsilon: float = 8.0
+    """Bound of what the attack changes a value by, in grey levels of 255."""
+    pgd_step_size: float = 2.0
+    """Change of a value in one step of the attack, in grey levels."""
+    pgd_steps: int = 7
+    """Gradient steps of the attack; each costs a forward and a backward pass."""
+
+    def __post_init__(self) -> None:
+        require(self.cutout_size >= 1, "baseline.cutout_size", self.cutout_size, "it counts pixels, at least 1")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            alpha = getattr(self, name)
+            require(0.01 <= alpha <= 1000, f"baseline.{name}", alpha, "a concentration lies between 0.01 and 1000")
+        require(
+            0 <= self.cutmix_probability <= 1,
+            "baseline.cutmix_probability",
+            self.cutmix_probability,
+            "a probability lies between 0 and 1",
+        )
+        for name in ("pgd_epsilon", "pgd_step_size"):
+            levels = getattr(self, name)
+            require(0 < levels <= 255, f"baseline.{name}", levels, "it counts grey levels, above 0 and up to 255")
+        require(self.pgd_steps >= 1, "baseline.pgd_steps", self.pgd_steps, "it counts steps, at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -374,12 +411,15 @@ class RunConfig:
     """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
     seed: int = 0
     """Decides every random number of the run: order, crops, plans, weights, search, corruptions."""
-    methods: tuple[Literal["standard", "augmix"], ...] = ("standard", "augmix")
-    """What is trained and scored side by side: standard (clean images only) and AugMix with its consistency loss."""
+    methods: tuple[MethodName, ...] = ("standard", "augmix")
+    """What is trained and scored side by side: standard (clean images only), augmix (with its consistency loss),
+    augmix_no_jsd (one augmented view), cutout, mixup, cutmix, autoaugment (CIFAR's policy without the ops that overlap
+    the test), random_autoaugment (two ops by lot), random_autoaugment_jsd, pgd (adversarial training)."""
     data: DataConfig = field(default_factory=DataConfig)
     augmix: AugMixConfig = field(default_factory=AugMixConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
@@ -411,6 +451,11 @@ class RunConfig:
             self.name,
             "use up to 64 letters, digits, '.', '_' and '-'",
         )
+
+    @property
+    def method(self) -> MethodName:
+        """What this configuration trains: its only method; as long as it lists several, AugMix."""
+        return self.methods[0] if len(self.methods) == 1 else "augmix"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -509,12 +554,13 @@ def check_severities(name: str, severities: tuple[int, ...]) -> None:
     )
 
 
-def method_config(config: RunConfig, method: str) -> RunConfig:
+def method_config(config: RunConfig, method: MethodName) -> RunConfig:
     """Return the configuration that trains one method of a run."""
-    if method == "augmix":
-        return config
+    if METHODS[method].consistency:
+        return dataclasses.replace(config, methods=(method,))
     return dataclasses.replace(
         config,
+        methods=(method,),
         augmix=dataclasses.replace(config.augmix, views=1),
         train=dataclasses.replace(config.train, jsd_weight=0.0),
     )
