@@ -31,7 +31,6 @@ from pipeline.config import DataConfig, ModelConfig, is_weights_file
 Triple = tuple[float, float, float]
 SECONDS_OF_SILENCE = 30
 ERROR_LENGTH = 300
-SHOWN_MISFITS = 3
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,7 @@ def from_checkpoint(folder: Path) -> tuple[Network, checkpoint.Meta]:
         ValueError: It is incomplete, damaged or of another release.
     """
     meta = checkpoint.read_meta(folder)
-    try:
-        model, data = checkpoint.load_model(folder, torch.device("cpu"))
-    except Exception as error:
-        raise ValueError(f"checkpoint {str(folder)!r} cannot be read: {in_a_line(error)}") from error
+    model, data = checkpoint.load_model(folder, torch.device("cpu"))
     return Network(model, data.mean, data.std, f"checkpoint {folder}"), meta
 
 
@@ -113,6 +109,8 @@ def newest_in(method_folder: Path) -> Path | None:
     logging.disable(logging.INFO)
     try:
         return checkpoint.last_checkpoint(method_folder.resolve())
+    except ValueError:
+        raise
     except Exception as error:  # Ray's own error is none of its public ones
         raise ValueError(
             f"model {str(method_folder)!r}: Ray cannot read its list of checkpoints: {in_a_line(error)}; "
@@ -335,9 +333,8 @@ def fill(network: nn.Module, state: dict[str, torch.Tensor], origin: str) -> Non
     """
     wrong = checkpoint.misfits(network.state_dict(), state)
     if wrong:
-        more = f", and {len(wrong) - SHOWN_MISFITS} more" if len(wrong) > SHOWN_MISFITS else ""
         raise ValueError(
-            f"{origin} does not fit {type(network).__name__}: {', '.join(wrong[:SHOWN_MISFITS])}{more}; "
+            f"{origin} does not fit {type(network).__name__}: {checkpoint.first_of(wrong)}; "
             "give the weights of this network"
         )
     network.load_state_dict(state)

@@ -146,7 +146,7 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     model, _ = starting_network(config.model, config.data, job.num_classes)
     model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
-    step = resume(model, optimizer)
+    step = resume(job, model, optimizer, rank)
     parallel = ray.train.torch.prepare_model(model)
     batch = config.train.global_batch_size
     journal = Journal(job.folder, rank, step=step, steps=job.steps, global_batch_size=batch)
@@ -331,13 +331,18 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
         yield rows
 
 
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the last checkpoint, if there is one, and return the step to go on from."""
-    last = ray.train.get_checkpoint()
-    if last is None:
-        return 0
-    with last.as_directory() as folder:
-        return checkpoint.load_training(Path(folder), model, optimizer).step
+def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> int:
+    """Restore the last undamaged checkpoint, if there is one, and return the step to go on from.
+
+    Ray's own choice would be its newest, damaged or not.
+    """
+    chosen: list[Path | None] = [None]
+    if rank == 0:
+        checkpoint.remove_uncommitted(job.folder)
+        chosen = [checkpoint.last_checkpoint(job.folder)]
+    if distributed():
+        dist.broadcast_object_list(chosen, src=0)
+    return 0 if chosen[0] is None else checkpoint.load_training(chosen[0], model, optimizer).step
 
 
 def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], rank: int) -> None:
@@ -353,10 +358,13 @@ def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics
                 job.num_classes,
                 asdict(config.data),
                 held_out_of(config),
+                metrics["validation/error"],
             )
             checkpoint.save(Path(folder), model, optimizer, meta)
+            checkpoint.keep_best(Path(folder), job.folder)
             saved = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=checkpoint.name_of(metrics["step"]))
+        name = checkpoint.free_name(job.folder, metrics["step"])  # that of rank 0 counts
+        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=name)
 
 
 def held_out_of(config: RunConfig) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from pipeline import checkpoint
 from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.networks import find_checkpoint, from_checkpoint, open_network, starting_network
 from pipeline.train import build_optimizer
+from tests.pipeline.fixtures import write_snapshot
 
 DATA = DataConfig()
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
@@ -73,15 +74,9 @@ def write_checkpoint(folder, model):
 
 
 def write_method(folder, model):
-    """A method's folder as Ray Train leaves it: one checkpoint and the snapshot that names it."""
+    """A method's folder as Ray Train leaves it: one checkpoint and the list that names it."""
     write_checkpoint(folder / checkpoint.name_of(1), model)
-    kept = {"checkpoint_dir_name": checkpoint.name_of(1), "metrics": {}}
-    snapshot = {"ray_version": ray.__version__, "checkpoint_results": [kept], "latest_checkpoint_result": kept}
-    snapshot |= {"checkpoint_report_indices": [0], "current_report_index": 1}
-    snapshot |= {f"pending_{what}": [] for what in ("training_results", "validation_specs")}
-    outcomes = ("validated", "timed_out_validation", "failed_validation")
-    snapshot |= {f"{outcome}_checkpoint_dir_names": [] for outcome in outcomes}
-    (folder / checkpoint.SNAPSHOT).write_text(json.dumps(snapshot))
+    write_snapshot(folder, [checkpoint.name_of(1)])
     return folder
 
 
@@ -118,10 +113,10 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
     folder = write_checkpoint(tmp_path / "step", network())
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"cannot be read: .*ncomplete"):
+    with pytest.raises(ValueError, match=r"\Acheckpoint .* is damaged: model\.safetensors has \d+ bytes, \d+ were"):
         from_checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot be read: .*No such file"):
+    with pytest.raises(ValueError, match=r"\Acheckpoint .* is damaged: model\.safetensors is missing\Z"):
         from_checkpoint(folder)
 
 
