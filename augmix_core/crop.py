@@ -85,12 +85,17 @@ def resize_and_center_crop(
     image: NDArray[np.uint8], *, resize_to: int, size: int, backend: Backend = "auto"
 ) -> NDArray[np.uint8]:
     """Resize the short side to `resize_to` pixels and cut the central (size, size): ImageNet's evaluation."""
+    resized = resize_short_side(image, resize_to, backend=backend)
+    top, left = round((resized.shape[0] - size) / 2), round((resized.shape[1] - size) / 2)
+    return resized[top : top + size, left : left + size]
+
+
+def resize_short_side(image: NDArray[np.uint8], resize_to: int, *, backend: Backend = "auto") -> NDArray[np.uint8]:
+    """Resize the short side to `resize_to` pixels, and the long one with it."""
     height, width = image.shape[:2]
     short = min(height, width)
-    new_height, new_width = int(height * resize_to / short), int(width * resize_to / short)
-    resized = resize(image, (new_height, new_width), box=(0, 0, width, height), backend=backend)
-    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
-    return resized[top : top + size, left : left + size]
+    new_size = int(height * resize_to / short), int(width * resize_to / short)
+    return resize(image, new_size, box=(0, 0, width, height), backend=backend)
 
 
 def resize(

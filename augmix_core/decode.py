@@ -1,18 +1,21 @@
-"""Image files to RGB: (H, W, 3) uint8, whatever the file's own colour mode. JPEG and PNG only."""
+"""Image files to RGB: (H, W, 3) uint8, whatever the file's own colour mode. JPEG, PNG and WebP only.
+
+An orientation in a file's EXIF data is ignored, as torchvision's loaders do.
+"""
 
 import io
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 try:
     import simplejpeg
 except ImportError:  # the base install: Pillow gives the same pixels, more slowly
     simplejpeg = None
 
-FORMATS = ("JPEG", "PNG")
+FORMATS = ("JPEG", "PNG", *(("WEBP",) if features.check("webp") else ()))
 MAX_PIXELS = 64_000_000
 """Above this an image counts as a decompression bomb; the largest of ImageNet has 22 million."""
 
@@ -21,7 +24,7 @@ def decode_rgb(encoded: bytes) -> NDArray[np.uint8]:
     """Return an encoded image as RGB, with Pillow's pixels.
 
     Raises:
-        ValueError: The bytes are no complete JPEG or PNG, or claim more than MAX_PIXELS.
+        ValueError: The bytes are no complete JPEG, PNG or WebP, or claim more than MAX_PIXELS.
     """
     try:
         with warnings.catch_warnings():
@@ -33,9 +36,9 @@ def decode_rgb(encoded: bytes) -> NDArray[np.uint8]:
                     return simplejpeg.decode_jpeg(encoded, "RGB")
                 return pillow_rgb(image)
     except UnidentifiedImageError as error:
-        raise ValueError("not a readable JPEG or PNG: the bytes begin like neither") from error
+        raise ValueError("not a readable JPEG or PNG or WebP: the bytes begin like none") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable JPEG or PNG: {error}") from error
+        raise ValueError(f"not a readable JPEG or PNG or WebP: {error}") from error
 
 
 def pillow_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -68,13 +68,15 @@ def cost(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             counted = Path(scratch) / "images"
             loop = started(part(arguments, "plain"), second, stdout=counted.open("w"))
-            while not counted.read_text():  # the loop is warm
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            begun, before = time.perf_counter(), len(counted.read_text())
-            assert started(part(arguments, "evaluate"), first).wait() == 0
-            seconds.append(time.perf_counter() - begun)
-            portions = len(counted.read_text()) - before
-            loop.kill()
+            try:
+                while not counted.read_text():  # the loop is warm
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                begun, before = time.perf_counter(), len(counted.read_text())
+                assert started(part(arguments, "evaluate"), first).wait() == 0
+                seconds.append(time.perf_counter() - begun)
+                portions = len(counted.read_text()) - before
+            finally:
+                loop.kill()
         rate = portions * setting_of(arguments).scale.evaluation_batch_size / seconds[-1]
         ratios.append(seconds[-1] * rate / arguments.images)
     cells = 1 + arguments.corruptions * len(arguments.severities)

@@ -21,6 +21,7 @@ RECIPES = {
     "cifar10": GenerateConfig(data=DataConfig(name="cifar10")),
     "cifar100": GenerateConfig(data=DataConfig(name="cifar100")),
     "imagenet": GenerateConfig(data=DataConfig(name="imagenet", image_size=224, crop="random_resized")),
+    "folder": GenerateConfig(data=DataConfig(name="folder", image_size=224, crop="random_resized")),
 }
 
 if __name__ == "__main__":

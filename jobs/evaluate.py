@@ -40,6 +40,15 @@ RECIPES = {
     ),
     "cifar10": ScoreConfig(data=DataConfig(name="cifar10")),
     "cifar100": ScoreConfig(data=DataConfig(name="cifar100")),
+    "folder": ScoreConfig(
+        data=DataConfig(
+            name="folder",
+            image_size=224,
+            crop="random_resized",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        )
+    ),
     "digits": ScoreConfig(data=DataConfig(name="digits")),
 }
 

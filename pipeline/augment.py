@@ -6,6 +6,7 @@ about 15 ms and a block about 10, so tasks take seconds and yield many blocks; e
 rows, all of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from augmix_core import STREAM_VERSION
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.config import RunConfig
 from pipeline.decode import training_images
-from pipeline.order import Split
+from pipeline.methods import METHODS
+from pipeline.order import Split, total_steps
+from pipeline.shards import StoredViews, opened_views
+from pipeline.source import Source
 from pipeline.training_views import has_partners, partner_positions, training_views
 
 BLOCK_BYTES = 4 * 2**20
@@ -117,6 +122,8 @@ class TrainingStream(Datasource):
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
     """Columns sample_id, requested_id, epoch, label and what `training_views` makes, for stream positions."""
+    if config.data.views:
+        return opened_views(config.data.views).rows(positions, config.augmix.views)
     rows = training_images(source, split, positions, config.data, seed=config.seed)
     partners = None
     if has_partners(config):
@@ -134,3 +141,48 @@ def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config:
     block_rows = plan.rank_rows * plan.steps_a_block
     quiet(rows, target_block_bytes=block_rows * row_bytes(config))
     return rows
+
+
+CROPPING = ("name", "image_size", "crop", "flip")
+
+
+def fields_of_views(config: RunConfig, split: Split) -> dict[str, Any]:
+    """What decides the rows of a training stream, besides its source: flat, as `section.field`."""
+    data = {f"data.{name}": getattr(config.data, name) for name in CROPPING}
+    augmix_fields = {f"augmix.{name}": value for name, value in dataclasses.asdict(config.augmix).items()}
+    taken = {f"split.{name}": getattr(split, name) for name in ("total", "start", "size")}
+    return {"stream_version": STREAM_VERSION, "seed": config.seed, **data, **taken, **augmix_fields}
+
+
+def check_stored_views(config: RunConfig, split: Split, source: Source) -> None:
+    """Refuse stored views that are not those that this training would compute, or too few of them.
+
+    Raises:
+        ValueError: With all that differs.
+    """
+    where = config.data.views
+    if not METHODS[config.method].from_stored_views:
+        raise ValueError(
+            f"data.views {where!r} holds clean images and AugMix's views of them; method {config.method!r} is trained "
+            "on others: leave data.views out, or the method"
+        )
+    stored = StoredViews(where)
+    known, wanted = stored.manifest.config, fields_of_views(config, split)
+    compared = [key for key in wanted if config.augmix.views > 1 or not key.startswith("augmix.")]  # view 0 is clean
+    changed = [f"{key} {known.get(key)!r} -> {wanted[key]!r}" for key in compared if known.get(key) != wanted[key]]
+    if stored.manifest.source != source.digest:
+        changed.append("the images")
+    if changed:
+        raise ValueError(
+            f"data.views {where!r} was made with other values than this run's ({'; '.join(changed)}; data.train_limit "
+            "and train.hold_out decide the split); make views for this run with jobs/preprocess.py, or leave them out"
+        )
+    train = config.train
+    steps = total_steps(split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
+    needed = min(steps, train.max_steps or steps) * train.global_batch_size
+    if needed > stored.manifest.rows:
+        raise ValueError(
+            f"data.views {where!r} holds {stored.manifest.rows:,} rows, {known['epochs']} epochs; train.epochs "
+            f"{train.epochs} asks for {needed:,}: make them with --epochs {train.epochs}, or lower train.epochs"
+        )
+    stored.check_sizes()

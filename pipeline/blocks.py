@@ -8,7 +8,7 @@ import ray.data
 
 from pipeline.config import SECONDS_WITHOUT_PROGRESS, RunConfig
 
-PREPROCESS_LABEL = {"augmix.io/role": "preprocess"}
+PREPROCESS_LABEL, TRAIN_LABEL = {"augmix.io/role": "preprocess"}, {"augmix.io/role": "train"}
 
 OPENED: dict[str, Any] = {}
 

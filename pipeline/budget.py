@@ -42,7 +42,12 @@ def resolve_scale(config: RunConfig) -> Scale:
         )
     if not config.scale.use_labels:  # with labels the nodes may be yet to come, from the autoscaler
         check_fits(config, workers, use_gpu, cpus=cluster.get("CPU", 0.0), gpus=gpus)
-    return Scale(workers, use_gpu, config.scale.evaluation_actors or workers)
+    return Scale(workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config)))
+
+
+def cpu_actors(config: RunConfig) -> int:
+    """How many evaluation actors the cluster's CPUs can keep busy: each computes with one thread at least."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1) // max(1, config.scale.worker_cpus)))
 
 
 def evaluation_scale(config: RunConfig) -> Scale:
@@ -54,14 +59,19 @@ def evaluation_scale(config: RunConfig) -> Scale:
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), cluster.get("CPU", 0.0)
     use_gpu = config.scale.use_gpu and (gpus > 0 or config.scale.use_labels)
-    actors = config.scale.evaluation_actors or (gpus if use_gpu else DEFAULT_CPU_WORKERS) or 1
-    asked = actors * config.scale.worker_cpus + config.scale.data_cpus
+    actors = config.scale.evaluation_actors or (gpus if use_gpu else cpu_actors(config)) or 1
+    asked = actors * config.scale.worker_cpus + (config.scale.data_cpus if corrupts_in_tasks(config, use_gpu) else 0)
     if not config.scale.use_labels and (asked > cpus or (use_gpu and actors > gpus)):
         raise ValueError(
             f"scale.evaluation_actors {actors} ask for {asked:g} CPUs{f' and {actors} GPUs' if use_gpu else ''}, "
             f"the cluster has {cpus:g} CPUs and {gpus} GPUs; lower scale.evaluation_actors or scale.worker_cpus"
         )
     return Scale(actors, use_gpu, actors)
+
+
+def corrupts_in_tasks(config: RunConfig, use_gpu: bool) -> bool:
+    """Whether evaluation reads and corrupts in tasks, not in the actors that hold the networks."""
+    return config.scale.corrupt_on == "tasks" or (config.scale.corrupt_on == "auto" and use_gpu)
 
 
 def check_fits(config: RunConfig, workers: int, use_gpu: bool, *, cpus: float, gpus: int) -> None:

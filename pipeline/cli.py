@@ -7,25 +7,39 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
 from augmix_core import backends
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
-from pipeline.config import DataConfig, GenerateConfig, RunConfig, ScoreConfig, result_fields, run_name, score_name
+from pipeline.config import (
+    INDEX_FOLDER,
+    DataConfig,
+    GenerateConfig,
+    PreprocessConfig,
+    RunConfig,
+    ScoreConfig,
+    default_storage,
+    method_config,
+    result_fields,
+    run_name,
+    score_name,
+)
 from pipeline.decode import reason_unreadable
 from pipeline.progress import chatter_into, say
-from pipeline.source import Source, open_source
+from pipeline.source import Found, Source, find_source, of_same_classes, open_source, summary
 
 RunStage = Literal["run", "train", "search", "evaluate", "report"]
 ScoreStage = Literal["run", "report"]
+PreprocessStage = Literal["images", "views", "verify"]
 CONFIG, IDENTITY, RAY_LOG = "config.json", "identity.json", "ray.log"
 NOT_UPLOADED = [".git/", "benchmarks/results/", "*.so", "*.parquet", "*.npy", "*.pt", "*.safetensors"]
 IMAGES_LOOKED_AT = 10
@@ -51,6 +65,16 @@ def copy_corrupted(recipes: Mapping[str, GenerateConfig], description: str) -> N
     with errors_in_words():
         _, _, config = parse(sys.argv[1:], recipes, description, Literal["run"], "There is one stage.")
         run_generate(config)
+
+
+def preprocess(recipes: Mapping[str, PreprocessConfig], description: str) -> None:
+    """A job that writes shards, or verifies them."""
+    stages = (
+        "images decodes a data set; views augments some epochs of a training; verify checks what they have written."
+    )
+    with errors_in_words():
+        stage, _, config = parse(sys.argv[1:], recipes, description, PreprocessStage, stages)
+        run_preprocess(stage, config)
 
 
 @contextmanager
@@ -80,10 +104,11 @@ def parse(
     chosen = recipe_of(arguments, recipes)
     names = tuple(recipes)
     kind: Any = type(recipes[chosen])
+    first = get_args(stages)[0]
 
     @dataclass(frozen=True)
     class Command:
-        stage: Annotated[tyro.conf.Positional[stages], tyro.conf.arg(help=about_stages)] = "run"  # type: ignore[valid-type]
+        stage: Annotated[tyro.conf.Positional[stages], tyro.conf.arg(help=about_stages)] = first  # type: ignore[valid-type]
         recipe: Literal[names] = chosen  # type: ignore[valid-type]
         """Named starting point; every flag below changes one value of it."""
         config: Annotated[kind, tyro.conf.arg(name="")] = recipes[chosen]  # type: ignore[valid-type]
@@ -110,35 +135,42 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
     from augmix_core.models import check_model_name  # loads torch, so not at the top
 
     check_model_name(config.model.name)
-    train_source, test_source = open_source(config.data, train=True), open_source(config.data, train=False)
-    if train_source.class_names != test_source.class_names:
-        raise ValueError(
-            f"training and test images have {len(train_source.class_names)} and {len(test_source.class_names)} "
-            "classes, or others; they must agree"
-        )
-    check_readable(train_source, config.data)
+    found = {"train": find_source(config.data, train=True), "test": find_source(config.data, train=False)}
+    from pipeline.augment import check_stored_views
     from pipeline.cells import plan_evaluation
     from pipeline.networks import starting_network
     from pipeline.stages import Run, final_split, first_line
 
-    about_weights = ""
-    if config.model.weights:
-        _, about_weights = starting_network(config.model, config.data, len(train_source.class_names))
-    _, held_out = final_split(config, train_source)
-    plan = plan_evaluation(
-        config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
-    )
     folder = Path(config.storage) / run_name(config, recipe)
-    identity = {"recipe": recipe, "fields": result_fields(config), "data": [train_source.digest, test_source.digest]}
-    check_same_run(folder, identity)
     with working_in(folder):
         say(first_line(folder, config))
-        if about_weights:
-            say(about_weights)
         with connected():
+            train_source, test_source = opened(found, Path(config.storage) / INDEX_FOLDER)
+            check_readable(train_source, config.data)
+            split, held_out = final_split(config, train_source)
+            if config.data.views:
+                for method in config.methods:
+                    check_stored_views(method_config(config, method), split, train_source)
+            plan = plan_evaluation(
+                config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
+            )
+            data = [train_source.digest, test_source.digest]
+            identity = {"recipe": recipe, "fields": result_fields(config), "data": data}
+            check_same_run(folder, identity)
+            if config.model.weights:
+                say(starting_network(config.model, config.data, len(train_source.class_names))[1])
             whole = Run(folder, config, train_source, test_source, plan)
             save_config(folder, config, identity)
             getattr(whole, stage)()
+
+
+def opened(found: Mapping[str, Found], index_folder: Path) -> tuple[Source, Source]:
+    """The training and the test images, which must be of the same classes; says what they are."""
+    train = found["train"].open(index_folder)
+    test = of_same_classes(train, found["test"].open(index_folder))
+    for split, source in (("train", train), ("test", test)):
+        say(summary(split, found[split], source))
+    return train, test
 
 
 def run_score(stage: str, recipe: str, config: ScoreConfig) -> None:
@@ -175,9 +207,35 @@ def run_generate(config: GenerateConfig) -> None:
         generate.generate(config, source)
 
 
+def run_preprocess(stage: str, config: PreprocessConfig) -> None:
+    """Open the images, connect to Ray and write shards; or check those that are there."""
+    check_packages()
+    check_kernels()
+    if not config.output:
+        raise ValueError("output is ''; give the folder of the shards: --output /absolute/folder")
+    from pipeline import preprocess
+
+    logs = Path(default_storage()) / "preprocess"
+    if stage == "verify":
+        with working_in(logs), connected(dashboard=False):
+            preprocess.verify(config)
+        return
+    works = preprocess.plan_works(stage, config)
+    for work in works:
+        check_readable(work.source, config.data)
+        preprocess.begin(work)
+    with working_in(logs), connected(dashboard=False):
+        for work in works:
+            preprocess.write(work)
+
+
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Make the run's folder; what others print goes into its log, and so does the traceback of a failure."""
+    """Make the run's folder; what others print goes into its log, and so does the traceback of a failure.
+
+    Wrong input that is found before anything was written leaves no folder behind.
+    """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -191,6 +249,8 @@ def working_in(folder: Path) -> Iterator[None]:
         with (folder / RAY_LOG).open("a") as log:
             traceback.print_exception(error, file=log)
         if isinstance(error, (ValueError, MissingExtraError)):
+            if is_new and os.listdir(folder) == [RAY_LOG]:
+                shutil.rmtree(folder)
             raise
         told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command goes on from here"
         print(told, file=sys.stderr)
@@ -215,7 +275,10 @@ def check_packages() -> None:
 def check_readable(source: Source, config: DataConfig) -> None:
     """Refuse a data set of which not one of the first images can be used, as with a wrong data.image_size."""
     looked_at = range(min(IMAGES_LOOKED_AT, len(source)))
-    reasons = [reason_unreadable(source, sample_id, config) for sample_id in looked_at]
+    try:
+        reasons = [reason_unreadable(source, sample_id, config) for sample_id in looked_at]
+    except OSError as error:
+        raise ValueError(str(error)) from error
     if all(reasons):
         raise ValueError(f"none of the first {len(reasons)} images can be used; {source.describe(0)}: {reasons[0]}")
 

@@ -40,13 +40,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class DataConfig:
     """Which images, and how a training crop is made of one."""
 
-    name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "digits"
-    """Data set: digits comes with scikit-learn; the others need data.path."""
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "digits"
+    """Data set: digits comes with scikit-learn; the others need data.path. folder is images of your own."""
     path: str = ""
-    """Absolute folder of the data set, on every node: CIFAR's parquet files or torchvision's download of it;
-    for ImageNet the folder with train/ and val/."""
+    """Absolute folder of the data set, on every node, or its s3:// or gs:// URI; holds image folders train/ and val/,
+    parquet files or tar shards, or what jobs/preprocess.py images wrote, which is found out by looking into it."""
+    views: str = ""
+    """Absolute folder, or s3:// address, of views that jobs/preprocess.py views has made: training takes them as they
+    are instead of computing them."""
     download: bool = False
     """Fetch CIFAR through torchvision into data.path when it is not there."""
+    reindex: bool = False
+    """Index data.path anew: needed after images were added to or removed from folders in an object store."""
+    test_fraction: float = 0.25
+    """Share of each class that is the test set where data.name is folder and data.path holds class folders alone."""
     image_size: int = 32
     """Height and width, in pixels, of what the network sees."""
     crop: Literal["none", "pad", "random_resized"] = "pad"
@@ -74,12 +81,25 @@ class DataConfig:
             self.holdout_fraction,
             "a share lies between 0 and 1",
         )
+        require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "a share lies between 0 and 1")
         require(all(s > 0 for s in self.std), "data.std", self.std, "a standard deviation must be positive")
+        for name in ("path", "views"):
+            where = getattr(self, name)
+            require(
+                not where or os.path.isabs(where) or "://" in where,
+                f"data.{name}",
+                where,
+                "give an absolute path, or a URI such as s3://bucket/folder: a submitted job runs in another folder",
+            )
+            if "@" in where.partition("://")[2].partition("/")[0]:  # not repeated: it would be in every log
+                raise ValueError(
+                    f"data.{name} has credentials in it; give them in the environment, as AWS_ACCESS_KEY_ID does"
+                )
         require(
-            not self.path or os.path.isabs(self.path),
-            "data.path",
-            self.path,
-            "give an absolute path: a submitted job runs in another folder",
+            not self.download or "://" not in self.path,
+            "data.download",
+            self.download,
+            "it fetches into a folder of this machine; data.path is a URI",
         )
 
     def tested(self, available: int) -> int:
@@ -349,7 +369,10 @@ class ScaleConfig:
     data_cpus: float = 0.4
     """CPUs that one preprocessing task asks of Ray."""
     evaluation_actors: int = 0
-    """Actors that hold the networks during evaluation; 0 means as many as training workers."""
+    """Actors that hold the networks during evaluation; 0 takes every GPU, or every CPU where there is none."""
+    corrupt_on: Literal["auto", "actors", "tasks"] = "auto"
+    """Where evaluation reads and corrupts: in the actors, which saves the way through the object store, or in tasks on
+    all CPUs; auto: in tasks where the networks are on GPUs."""
     evaluation_batch_size: int = 250
     """Images in one forward pass of evaluation."""
     evaluation_piece_size: int = 0
@@ -394,6 +417,10 @@ def piece_size(scale: ScaleConfig, data: DataConfig) -> int:
     """
     most = MOST_BYTES_AT_ONCE // (3 * data.image_size**2)
     return scale.evaluation_piece_size or max(1, min(MOST_IMAGES_AT_ONCE, most))
+
+
+INDEX_FOLDER = "index"
+"""Below storage, beside the runs: the indexes of data sets."""
 
 
 def default_storage() -> str:
@@ -446,10 +473,16 @@ class RunConfig:
         )
         allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
         require(
-            len(self.name) <= 64 and set(self.name) <= allowed and self.name not in (".", ".."),
+            len(self.name) <= 64 and set(self.name) <= allowed and self.name not in (".", "..", INDEX_FOLDER),
             "name",
             self.name,
-            "use up to 64 letters, digits, '.', '_' and '-'",
+            f"use up to 64 letters, digits, '.', '_' and '-'; {INDEX_FOLDER} is taken",
+        )
+        require(
+            not (self.data.views and self.search.trials),
+            "search.trials",
+            self.search.trials,
+            "with data.views it must be 0: a search may choose other views than those that are stored",
         )
 
     @property
@@ -500,7 +533,7 @@ class GenerateConfig:
     split: Literal["test", "train"] = "test"
     """Which images are copied; data.test_limit bounds either."""
     layout: Literal["auto", "npy", "folder", "parquet"] = "auto"
-    """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for ImageNet, else npy."""
+    """As CIFAR-10-C (npy), as ImageNet-C (folder), or parquet files; auto: folder for image folders, else npy."""
     corruptions: tuple[str, ...] = (*TEST_CORRUPTIONS, *EXTRA_CORRUPTIONS)
     """Corruptions: the 15 of the benchmark and the four extra ones."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -529,7 +562,7 @@ class GenerateConfig:
         """The layout, `auto` resolved."""
         if self.layout != "auto":
             return self.layout
-        return "folder" if self.data.name == "imagenet" else "npy"
+        return "folder" if self.data.name in ("imagenet", "folder") else "npy"
 
     def as_run(self) -> RunConfig:
         """What tasks that read and corrupt need to know."""
@@ -539,6 +572,59 @@ class GenerateConfig:
             evaluate=EvaluateConfig(
                 corruptions=self.corruptions, severities=self.severities, frost_textures=self.frost_textures
             ),
+            scale=self.scale,
+            search=SearchConfig(trials=0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessConfig:
+    """Shards: a data set decoded once, or the views of some epochs of a training made beforehand."""
+
+    output: str = ""
+    """Absolute folder that all nodes mount, or an s3:// address; new, or one that this command has begun."""
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    """Which images are decoded."""
+    short_side: int = 256
+    """The short side of larger images is reduced to so many pixels; 0 keeps every size."""
+    epochs: int = 1
+    """Passes over the training images whose views are made."""
+    hold_out: bool = False
+    """Views of a training with --train.hold-out."""
+    rows_a_shard: int = 0
+    """Images, or rows of views, in a file; 0 means about 128 MiB."""
+    seed: int = 0
+    """The seed of the training that will read the views."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augmix: AugMixConfig = field(default_factory=AugMixConfig)
+    scale: ScaleConfig = field(default_factory=lambda: ScaleConfig(data_cpus=1.0))
+
+    def __post_init__(self) -> None:
+        require(
+            not self.output or os.path.isabs(self.output) or "://" in self.output,
+            "output",
+            self.output,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+        require(
+            bool(self.splits) and len(set(self.splits)) == len(self.splits), "splits", self.splits, "name each once"
+        )
+        require(
+            self.short_side == 0 or self.short_side >= 8,
+            "short_side",
+            self.short_side,
+            "it counts pixels, at least 8; 0 keeps every size",
+        )
+        require(self.epochs >= 1, "epochs", self.epochs, "it counts passes and must be at least 1")
+        require(self.rows_a_shard >= 0, "rows_a_shard", self.rows_a_shard, "it counts rows; 0 means about 128 MiB")
+
+    def as_run(self) -> RunConfig:
+        """What tasks that read and augment need to know."""
+        return RunConfig(
+            seed=self.seed,
+            data=dataclasses.replace(self.data, views=""),
+            augmix=self.augmix,
+            train=TrainConfig(epochs=self.epochs, hold_out=self.hold_out),
             scale=self.scale,
             search=SearchConfig(trials=0),
         )
@@ -567,7 +653,11 @@ def method_config(config: RunConfig, method: MethodName) -> RunConfig:
 
 
 NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
-NOT_OF_THE_RESULT_IN = {"data": ("path", "download"), "train": ("epochs", "max_steps"), "search": ("max_concurrent",)}
+NOT_OF_THE_RESULT_IN = {
+    "data": ("path", "views", "download", "reindex"),
+    "train": ("epochs", "max_steps"),
+    "search": ("max_concurrent",),
+}
 
 
 def result_fields(config: RunConfig) -> dict[str, Any]:
@@ -600,6 +690,7 @@ def run_name(config: RunConfig, recipe: str) -> str:
 
 def score_name(config: ScoreConfig, recipe: str) -> str:
     """Return `--name`, or a name that the same network and data give again, whatever it is scored on."""
-    known = json.dumps([config.model, config.weights, config.seed, dataclasses.asdict(config.data)], sort_keys=True)
+    data = dataclasses.asdict(dataclasses.replace(config.data, reindex=False))
+    known = json.dumps([config.model, config.weights, config.seed, data], sort_keys=True)
     model = "".join(c if c.isalnum() else "-" for c in Path(config.model).name)
     return config.name or f"score-{recipe}-{model}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"

@@ -1,7 +1,10 @@
-"""Evaluation images on Ray Data: each image is read and decoded once and yields all its cells that are missing."""
+"""What is scored, made: each image is read and decoded once and yields all its cells that are missing.
+
+Rows of an input that are decoded together are a portion; some rows of one cell, answered or written together, a piece.
+"""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,78 +29,120 @@ Missing = Mapping[str, frozenset[int]]
 
 
 @dataclass(frozen=True)
-class EvaluationRows(Datasource):
-    """One read task for every `portion` rows of an input. A row of the dataset is a piece: some rows of one cell."""
+class Portion:
+    """Consecutive rows of an input, and the pieces of them that are wanted."""
+
+    given: Input
+    """The input, of these rows alone."""
+    start: int
+    """The first of them in the whole input."""
+    size: int
+    """Rows of a whole portion; pieces of images have as many."""
+    wanted: tuple[tuple[Cell, int], ...]
+    """(cell, first row in the whole input) of each piece."""
+
+    def rows_of(self, cell: Cell, first: int) -> slice:
+        """Where a piece lies within the portion."""
+        return slice(first - self.start, first - self.start + rows_of_a_piece(cell, self.size))
+
+
+@dataclass(frozen=True)
+class CleanImages:
+    """What the pieces of a portion are made of."""
+
+    images: NDArray[np.uint8] | None
+    """(N, H, W, 3), or None for published sequences, which are read piece by piece."""
+    labels: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+
+def portions_of(plan: Plan, missing: Missing, size: int) -> list[Portion]:
+    """The portions of all inputs of which a piece has no answers yet."""
+    found = []
+    for given in plan.inputs:
+        for start in range(0, given.rows, size):
+            within = range(start, min(start + size, given.rows))
+            wanted = tuple(
+                (cell, first)
+                for cell in given.cells
+                for first in within[:: rows_of_a_piece(cell, size)]
+                if first in missing[cell.key]
+            )
+            if wanted:
+                part = dataclasses.replace(given, sample_ids=given.sample_ids[start : start + size])
+                found.append(Portion(part, start, size, wanted))
+    return found
+
+
+def read_clean(portion: Portion, sources: Sequence[Any], config: RunConfig) -> CleanImages:
+    """Read and decode the images of a portion."""
+    given = portion.given
+    if given.is_sequences:
+        return CleanImages(None, np.full(given.rows, -1, np.int64), np.ones(given.rows, bool))
+    source = sources[given.source]
+    return CleanImages(
+        *evaluation_images(source, given.sample_ids, config.data, resized=given.resized, margin=given.margin)
+    )
+
+
+def make_piece(
+    portion: Portion, clean: CleanImages, cell: Cell, first: int, sources: Sequence[Any], config: RunConfig
+) -> dict[str, NDArray]:
+    """Return the arrays sample_id, label, valid and image of a piece."""
+    given, at = portion.given, portion.rows_of(cell, first)
+    ids, valid = given.sample_ids[at], clean.valid[at]
+    if clean.images is None:
+        shown, valid = published_frames(sources[given.source], ids, config)
+    elif given.generated:
+        shown = images_of(cell, clean.images[at], ids, config)
+    else:
+        shown = clean.images[at]
+    return {"sample_id": ids, "label": clean.labels[at], "valid": valid, "image": shown}
+
+
+@dataclass(frozen=True)
+class PieceRows(Datasource):
+    """One read task for every portion. A row of the dataset is a piece: some rows of one cell."""
 
     sources: ray.ObjectRef
-    plan: Plan
-    missing: Missing
-    portion: int
+    portions: Sequence[Portion]
     config: RunConfig
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all cells that are missing."""
-        pieces = sum(len(firsts) for firsts in self.missing.values())
-        return pieces * self.portion * self.config.data.image_size**2 * 3
+        """Bytes of all pieces."""
+        return sum(map(self.size_of, self.portions))
+
+    def size_of(self, portion: Portion) -> int:
+        """Bytes of the pieces of a portion."""
+        return len(portion.wanted) * portion.given.rows * self.config.data.image_size**2 * 3
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task for every portion that lacks an answer, whatever parallelism Ray proposes."""
+        """One task for every portion, whatever parallelism Ray proposes."""
         return [
-            self.read_task(given, start, wanted)
-            for given in self.plan.inputs
-            for start in range(0, given.rows, self.portion)
-            if (wanted := self.wanted(given, start))
+            ReadTask(
+                self.reader(portion),
+                BlockMetadata(
+                    num_rows=len(portion.wanted), size_bytes=self.size_of(portion), input_files=None, exec_stats=None
+                ),
+            )
+            for portion in self.portions
         ]
 
-    def wanted(self, given: Input, start: int) -> list[tuple[Cell, int]]:
-        """The (cell, first row) pairs that begin within a portion and are missing."""
-        within = range(start, min(start + self.portion, given.rows))
-        return [
-            (cell, first)
-            for cell in given.cells
-            for first in within[:: rows_of_a_piece(cell, self.portion)]
-            if first in self.missing[cell.key]
-        ]
+    def reader(self, portion: Portion) -> Callable[[], Iterator[Block]]:
+        """The function of one task: a generator of blocks of one piece each."""
+        reference, config = self.sources, self.config
 
-    def read_task(self, given: Input, start: int, wanted: list[tuple[Cell, int]]) -> ReadTask:
-        """The rows start .. start + portion - 1 of an input in all missing cells."""
-        sources, config, portion = self.sources, self.config, self.portion
-        part = dataclasses.replace(given, sample_ids=given.sample_ids[start : start + portion])
+        def read() -> Iterator[Block]:
+            sources = opened_source(reference)
+            clean = read_clean(portion, sources, config)
+            for cell, first in portion.wanted:
+                piece = make_piece(portion, clean, cell, first, sources, config)
+                named = {"cell": np.array([cell.key]), "first": np.array([first])}
+                yield BlockAccessor.batch_to_block(named | {name: column[None] for name, column in piece.items()})
 
-        def read() -> Iterable[Block]:
-            return blocks(opened_source(sources)[part.source], part, start, wanted, portion, config)
-
-        size = len(wanted) * portion * config.data.image_size**2 * 3
-        return ReadTask(read, BlockMetadata(num_rows=len(wanted), size_bytes=size, input_files=None, exec_stats=None))
-
-
-def blocks(
-    source: Any, given: Input, start: int, wanted: list[tuple[Cell, int]], portion: int, config: RunConfig
-) -> Iterator[Block]:
-    """The pieces of a portion, one a block.
-
-    Args:
-        given: an input of these rows alone.
-        start: their first row in the whole input.
-    Returns:
-        Blocks of one row: cell (its key), first, and the arrays sample_id, label, valid and image.
-    """
-    ids = given.sample_ids
-    if given.is_sequences:
-        images, labels, valid = None, np.full(len(ids), -1, np.int64), np.ones(len(ids), bool)
-    else:
-        images, labels, valid = evaluation_images(source, ids, config.data, resized=given.resized, margin=given.margin)
-    for cell, first in wanted:
-        at = slice(first - start, first - start + rows_of_a_piece(cell, portion))
-        if images is None:
-            shown, valid[at] = published_frames(source, ids[at], config)
-        else:
-            shown = images_of(cell, images[at], ids[at], config) if given.generated else images[at]
-        piece = {"sample_id": ids[at], "label": labels[at], "valid": valid[at], "image": shown}
-        named = {"cell": np.array([cell.key]), "first": np.array([first])}
-        yield BlockAccessor.batch_to_block(named | {name: column[None] for name, column in piece.items()})
+        return read
 
 
 def images_of(cell: Cell, images: NDArray[np.uint8], ids: NDArray[np.int64], config: RunConfig) -> NDArray[np.uint8]:
@@ -132,12 +177,10 @@ def published_frames(
     return np.stack([np.zeros_like(like) if one is None else one for one in frames]), valid
 
 
-def evaluation_rows(
-    sources: ray.ObjectRef, plan: Plan, missing: Missing, portion: int, config: RunConfig
-) -> ray.data.Dataset:
-    """The dataset that evaluation predicts on."""
-    stream = EvaluationRows(sources, plan, missing, portion, config)
-    tasks = len(stream.get_read_tasks(0))
-    rows = ray.data.read_datasource(stream, override_num_blocks=max(1, tasks), **placement(config))
+def piece_rows(sources: ray.ObjectRef, portions: Sequence[Portion], config: RunConfig) -> ray.data.Dataset:
+    """A dataset of the columns cell, first, sample_id, label, valid and image; a row is a piece."""
+    rows = ray.data.read_datasource(
+        PieceRows(sources, portions, config), override_num_blocks=len(portions), **placement(config)
+    )
     quiet(rows, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
     return rows

@@ -8,6 +8,7 @@ from augmix_core.decode import decode_rgb
 from pipeline.config import DataConfig
 from pipeline.order import Split
 from pipeline.source import Encoded, Source
+from pipeline.sources.base import Unreadable
 
 CIFAR_PADDING = 4
 RESIZE_TO_CROP = 256 / 224  # ImageNet's evaluation: short side 256, centre 224
@@ -81,6 +82,8 @@ def reason_unreadable(source: Source, sample_id: int, config: DataConfig) -> str
 
 def decoded(item: Encoded) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB."""
+    if isinstance(item, Unreadable):
+        raise ValueError(item.reason)
     return decode_rgb(item) if isinstance(item, bytes) else item
 
 

@@ -1,12 +1,13 @@
 """Evaluation: networks, side by side, on everything that is to be scored.
 
-A Ray Data pipeline: tasks read, decode and corrupt, actors hold the networks and predict. All networks see the same
-pixels. What they answer to every image is kept in the ledger, piece by piece; all scores are counted from it.
+Actors hold the networks. Where they predict on GPUs, tasks on the CPUs of the cluster read, decode and corrupt for
+them; on CPUs they do that themselves. All networks see the same pixels. What they answer to every image is kept in
+the ledger, piece by piece; all scores are counted from it.
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,63 +16,65 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy
 
 from augmix_core import STREAM_VERSION
 from augmix_core.calibration import fit_temperature, per_image_scores
 from augmix_core.metrics import changes_of_frames, top5_distances_of_frames
 from augmix_core.perturbations import NOISE_PERTURBATIONS
-from pipeline.blocks import rows_of
-from pipeline.budget import Scale
+from pipeline.blocks import TRAIN_LABEL, opened_source, placement
+from pipeline.budget import Scale, corrupts_in_tasks
 from pipeline.cells import Cell, Plan, rows_of_a_piece
-from pipeline.config import RunConfig, piece_size
-from pipeline.corrupt import Missing, evaluation_rows
+from pipeline.config import SECONDS_WITHOUT_PROGRESS, RunConfig, piece_size
+from pipeline.corrupt import CleanImages, Missing, Portion, make_piece, portions_of, read_clean
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
 from pipeline.networks import Network
 from pipeline.predict import predict
 from pipeline.progress import counted
 from pipeline.source import digest_of
-from pipeline.train import TRAIN_LABEL
 
 TEMPERATURES = "temperatures.json"
+PIECES_AHEAD = 2
+"""Pieces that wait for each actor, so that it never waits for the driver."""
 
 
 class Predictor:
     """An actor that holds the networks: a piece of images becomes the answers to them, as a parquet file.
 
     Args:
-        networks: reference to {method: Network}.
-        kinds: cell key -> (cell, the classes that answers are restricted to, or None).
+        references: to {method: Network} and to the sources of the plan, which the driver keeps alive.
+        restricted: cell key -> the classes that its answers are restricted to, or None.
         temperatures: method -> softmax temperature; methods without one have none.
     """
 
     def __init__(
         self,
-        networks: ray.ObjectRef,
-        kinds: Mapping[str, tuple[Cell, NDArray[np.int64] | None]],
+        references: tuple[ray.ObjectRef, ray.ObjectRef],
+        restricted: Mapping[str, NDArray[np.int64] | None],
         temperatures: Mapping[str, float],
         batch: int,
-        threads: int,
+        config: RunConfig,
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        networks, self.sources = references
         self.networks: dict[str, Network] = ray.get(networks)
         for network in self.networks.values():
             network.model.to(self.device)
-        self.kinds, self.temperatures, self.batch = kinds, temperatures, batch
+        self.restricted, self.temperatures = restricted, temperatures
+        self.batch, self.config = batch, config
 
-    def __call__(self, pieces: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Predict pieces: one, as a rule."""
-        answers = [
-            self.piece(str(key), {name: pieces[name][at] for name in ("sample_id", "label", "valid", "image")})
-            for at, key in enumerate(pieces["cell"])
-        ]
-        return {"cell": pieces["cell"], "first": pieces["first"], "answers": np.array(answers, object)}
+    def clean(self, portion: Portion) -> CleanImages:
+        """Read and decode."""
+        return read_clean(portion, opened_source(self.sources), self.config)
 
-    def piece(self, key: str, rows: dict[str, NDArray]) -> bytes:
+    def make_and_answer(self, portion: Portion, clean: CleanImages, cell: Cell, first: int) -> bytes:
+        """Make a piece and answer it."""
+        return self.answer(cell, make_piece(portion, clean, cell, first, opened_source(self.sources), self.config))
+
+    def answer(self, cell: Cell, rows: dict[str, NDArray]) -> bytes:
         """The answers of all networks to some rows of a cell."""
-        cell, classes = self.kinds[key]
+        classes = self.restricted[cell.key]
         answers: dict[str, Any] = {name: rows[name] for name in ("sample_id", "label", "valid")}
         for method, network in self.networks.items():
             if cell.kind == "perturbation":
@@ -190,29 +193,103 @@ def answer(
             ledger.finish(key)
     if not pieces:
         return
-    kinds = {cell.key: (cell, given.classes) for given in plan.inputs for cell in given.cells}
-    placement: dict[str, Any] = {"num_cpus": config.scale.worker_cpus, "num_gpus": 1 if scale.use_gpu else 0}
-    if config.scale.use_labels:
-        placement["label_selector"] = TRAIN_LABEL
-    networks, sources = references
     assert ledger.asked is not None
-    batch, piece = ledger.asked["about"]["batch"], ledger.asked["about"]["piece"]
-    answers = evaluation_rows(sources, plan, missing, piece, config).map_batches(
-        Predictor,
-        fn_constructor_args=(networks, kinds, temperatures, batch, max(1, round(config.scale.worker_cpus))),
-        batch_size=None,
-        compute=ActorPoolStrategy(size=scale.evaluation_actors),
-        **placement,
-    )
-    with closing(rows_of(answers)) as answered:
-        for row in counted(answered, "evaluate", pieces):
-            ledger.put(row["cell"], row["first"], row["answers"])
-            left[row["cell"]].discard(row["first"])
-            if not left[row["cell"]]:
-                ledger.finish(row["cell"])
-    unanswered = [key for key, firsts in left.items() if firsts]
-    if unanswered:
-        raise RuntimeError(f"no answers came for {len(unanswered)} cells, the first {unanswered[0]}")
+    about = ledger.asked["about"]
+    portions = portions_of(plan, missing, about["piece"])
+    restricted = {cell.key: given.classes for given in plan.inputs for cell in given.cells}
+    asked: dict[str, Any] = {"num_cpus": config.scale.worker_cpus, "num_gpus": 1 if scale.use_gpu else 0}
+    if config.scale.use_labels:
+        asked["label_selector"] = TRAIN_LABEL
+    retries = config.scale.max_failures
+    actor = ray.remote(Predictor).options(max_restarts=retries, max_task_retries=retries, **asked)
+    predictors = [
+        actor.remote(references, restricted, temperatures, about["batch"], config)
+        for _ in range(min(scale.evaluation_actors, pieces))
+    ]
+    tasks = Tasks(references[1], config) if corrupts_in_tasks(config, scale.use_gpu) else None
+    for key, first, answers in counted(answered(portions, predictors, tasks), "evaluate", pieces):
+        ledger.put(key, first, answers)
+        left[key].discard(first)
+        if not left[key]:
+            ledger.finish(key)
+    for predictor in predictors:
+        ray.kill(predictor)
+
+
+class Tasks:
+    """Reading, decoding and corrupting on the CPUs of the cluster, for networks on GPUs."""
+
+    def __init__(self, sources: ray.ObjectRef, config: RunConfig) -> None:
+        self.given = ray.put((sources, config))
+        self.reading = ray.remote(read_in_task).options(**placement(config))
+        self.making = ray.remote(make_in_task).options(**placement(config))
+        self.slots = math.ceil(ray.cluster_resources().get("CPU", 1) / config.scale.data_cpus)
+
+    def clean(self, portion: ray.ObjectRef) -> ray.ObjectRef:
+        """CleanImages."""
+        return self.reading.remote(self.given, portion)
+
+    def piece(self, portion: ray.ObjectRef, clean: ray.ObjectRef, cell: Cell, first: int) -> ray.ObjectRef:
+        """The arrays of a piece."""
+        return self.making.remote(self.given, portion, clean, cell, first)
+
+
+def read_in_task(given: tuple[ray.ObjectRef, RunConfig], portion: Portion) -> CleanImages:
+    """`read_clean` on a node."""
+    sources, config = given
+    return read_clean(portion, opened_source(sources), config)
+
+
+def make_in_task(
+    given: tuple[ray.ObjectRef, RunConfig], portion: Portion, clean: CleanImages, cell: Cell, first: int
+) -> dict[str, NDArray]:
+    """`make_piece` on a node."""
+    sources, config = given
+    return make_piece(portion, clean, cell, first, opened_source(sources), config)
+
+
+def answered(
+    portions: Sequence[Portion], predictors: Sequence[Any], tasks: Tasks | None
+) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (cell key, first row, answers) of all wanted pieces, in the order in which they come.
+
+    Only so many pieces are under way that no actor and no CPU waits, so memory does not grow with the images.
+
+    Args:
+        tasks: make the pieces; without them the actors do.
+    Raises:
+        RuntimeError: Nothing came for SECONDS_WITHOUT_PROGRESS.
+    """
+    ahead = PIECES_AHEAD + (math.ceil(tasks.slots / len(predictors)) if tasks else 0)
+    waiting: dict[ray.ObjectRef, tuple[int, str, int]] = {}
+    queues = [0] * len(predictors)
+
+    def next_answers() -> tuple[str, int, bytes]:
+        ready, _ = ray.wait(list(waiting), timeout=SECONDS_WITHOUT_PROGRESS)
+        if not ready:
+            raise RuntimeError(
+                f"no answer came for {SECONDS_WITHOUT_PROGRESS} s; see `ray status` for what the "
+                f"{len(predictors)} actors wait for"
+            )
+        number, key, first = waiting.pop(ready[0])
+        queues[number] -= 1
+        return key, first, ray.get(ready[0])
+
+    for portion in portions:
+        shared = ray.put(portion)
+        clean = tasks.clean(shared) if tasks else predictors[int(np.argmin(queues))].clean.remote(shared)
+        for cell, first in portion.wanted:
+            if min(queues) >= ahead:
+                yield next_answers()
+            number = int(np.argmin(queues))
+            if tasks:
+                answers = predictors[number].answer.remote(cell, tasks.piece(shared, clean, cell, first))
+            else:
+                answers = predictors[number].make_and_answer.remote(shared, clean, cell, first)
+            waiting[answers] = number, cell.key, first
+            queues[number] += 1
+    while waiting:
+        yield next_answers()
 
 
 def chosen_temperatures(ledger: Ledger, networks: Mapping[str, Network]) -> dict[str, float]:

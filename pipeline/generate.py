@@ -37,7 +37,7 @@ from pipeline.blocks import opened_source, placement, rows_of
 from pipeline.budget import check_storage
 from pipeline.cells import Cell, Input, Plan
 from pipeline.config import GenerateConfig, piece_size
-from pipeline.corrupt import evaluation_rows
+from pipeline.corrupt import piece_rows, portions_of
 from pipeline.decode import reason_unreadable
 from pipeline.evaluate import digest_of_textures
 from pipeline.journal import write_atomically
@@ -96,7 +96,7 @@ def generate(config: GenerateConfig, source: Source) -> None:
         for name in config.corruptions:
             prepare_array(target, name, len(config.severities))
     if pieces:
-        written = evaluation_rows(ray.put((source,)), plan, missing, piece, run).map_batches(
+        written = piece_rows(ray.put((source,)), portions_of(plan, missing, piece), run).map_batches(
             write_pieces,
             fn_kwargs={"target": target, "names": ray.put(names_of(source, rows, target.layout))},
             batch_size=None,

@@ -31,6 +31,11 @@ class Method:
     adversarial: bool = False
     """The worker replaces the view by an adversarial example."""
 
+    @property
+    def from_stored_views(self) -> bool:
+        """Whether the method's views are the first ones of AugMix's, view 0 clean, and so can come from a store."""
+        return self.images == "clean" or (self.images == "augmix" and self.consistency)
+
 
 METHODS: dict[MethodName, Method] = {
     "standard": Method(),

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -145,17 +145,27 @@ class Follower:
             self.bar.close()
 
 
-def counted(items: Iterator[Any], label: str, total: int) -> Iterator[Any]:
-    """Pass items on, with a bar on a terminal and a line at every tenth of them in a log."""
+def counted(
+    items: Iterator[Any], label: str, total: int, *, unit: str = "piece", size: Callable[[Any], int] = lambda _: 1
+) -> Iterator[Any]:
+    """Pass items on, with a bar on a terminal and a line at every tenth of the total in a log.
+
+    Args:
+        total: the sum of their sizes.
+        unit: what `size` counts.
+    """
     bar = tqdm(
-        total=total, desc=label, unit="piece", leave=False, file=Terminal.stream, disable=not Terminal.stream.isatty()
+        total=total, desc=label, unit=unit, leave=False, file=Terminal.stream, disable=not Terminal.stream.isatty()
     )
-    begun = 0.0
+    done, begun, before_begun = 0, 0.0, 0
     with bar:
-        for number, item in enumerate(items, start=1):
+        for item in items:
             yield item
-            bar.update()
-            begun = begun or time.monotonic()  # what comes before the first one is starting up
-            if bar.disable and 1 < number < total and number * 10 // total > (number - 1) * 10 // total:
-                left = (time.monotonic() - begun) / (number - 1) * (total - number)
-                say(f"{label}: {100 * number // total} % of {total} pieces, {timedelta(seconds=round(left))} left")
+            before, done = done, done + size(item)
+            bar.update(done - before)
+            if not begun:  # what comes before the first one is starting up
+                begun, before_begun = time.monotonic(), done
+            elif bar.disable and done < total and done * 10 // total > before * 10 // total:
+                rate = (done - before_begun) / (time.monotonic() - begun)
+                left = timedelta(seconds=round((total - done) / rate))
+                say(f"{label}: {100 * done // total} % of {total} {unit}s, {rate:.3g} {unit}s/s, {left} left")

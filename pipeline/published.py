@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import pyarrow as pa
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from augmix_core.errors import did_you_mean
 from pipeline.config import check_severities, require
-from pipeline.source import IMAGE_SUFFIXES, Encoded, FolderSource, Source, class_folders, digest_of
+from pipeline.source import IMAGE_SUFFIXES, FolderSource, Source, class_folders, digest_of, held, place_of
+from pipeline.sources.arrays import ArrayFileSource, check_range, digest_of_rows, open_array, read_labels
 
 PROTOCOL = "published files, not resized"
 """How the images of a corruption set are used: as they are, at most cut to the centre."""
@@ -42,44 +41,6 @@ SHIFT_SETS = {
 }
 """Title, and number of images as published."""
 CLASSES_OF_R_AND_A = 200  # not the same 200
-
-
-@dataclass(frozen=True)
-class ArrayFile:
-    """A uint8 .npy file in C order: where its rows lie."""
-
-    path: str
-    offset: int
-    """Bytes of the header."""
-    shape: tuple[int, ...]
-
-    def rows(self) -> NDArray[np.uint8]:
-        """All rows, mapped anew, so that nothing stays open; indexing with an array copies the rows asked for."""
-        return np.asarray(np.memmap(self.path, np.uint8, "r", self.offset, self.shape))
-
-
-@dataclass(frozen=True)
-class ArrayFileSource:
-    """Decoded images of one size in consecutive rows of an .npy file."""
-
-    file: ArrayFile
-    first: int
-    """Row of sample 0."""
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> tuple[list[Encoded], NDArray[np.int64]]:
-        """Images and labels."""
-        ids = np.asarray(sample_ids, np.int64)
-        return list(self.file.rows()[self.first : self.first + len(self)][ids]), self.labels[ids]
-
-    def describe(self, sample_id: int) -> str:
-        """Where a sample comes from."""
-        return f"{self.file.path} row {self.first + sample_id}"
 
 
 @dataclass(frozen=True)
@@ -188,10 +149,8 @@ def folder_cells(
 
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         list(pool.map(check, list(roots.values())[1:]))
-    return {
-        cell: dataclasses.replace(index, root=str(root), digest=digest_of(index.digest.encode(), repr(cell).encode()))
-        for cell, root in roots.items()
-    }
+    digests = {cell: digest_of(index.digest.encode(), repr(cell).encode()) for cell in roots}
+    return {cell: dataclasses.replace(index, root=place_of(root), digest=digests[cell]) for cell, root in roots.items()}
 
 
 def open_shift_set(kind: str, folder: Path, class_names: tuple[str, ...]) -> ShiftSet:
@@ -304,7 +263,7 @@ def in_order_of(source: FolderSource, clean: Source | None) -> FolderSource:
     if set(names) != own.keys():
         return source
     order = np.asarray([own[name] for name in names], np.int64)
-    return dataclasses.replace(source, paths=source.paths.take(pa.array(order)), labels=source.labels[order])
+    return source.taken(order)
 
 
 def image_names(source: FolderSource) -> list[str]:
@@ -323,7 +282,7 @@ def folder_source(
         raise ValueError(f"{root} has {len(files):,} class folders and no file of the expected kind in them")
     by_file = np.repeat([labels[name] for name in files], [len(inside) for inside in files.values()]).astype(np.int64)
     digest = digest_of("\n".join(paths).encode(), by_file.tobytes())
-    return FolderSource(str(root), pa.array(paths), by_file, class_names, digest)
+    return FolderSource(place_of(root), held(path=paths, label=by_file), class_names, digest)
 
 
 def class_files(root: Path, class_names: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, list[str]]:
@@ -401,62 +360,3 @@ def entries(folder: Path) -> list[str]:
     if not names:
         raise ValueError(f"{folder} is empty; unpack the published files into it, or correct the path")
     return names
-
-
-def open_array(path: Path, row_shape: tuple[int | None, ...]) -> ArrayFile:
-    """A uint8 .npy file (N, *row_shape) with N > 0, None standing for any size."""
-    shape, dtype, offset = array_header(path)
-    fits = len(shape) == 1 + len(row_shape) and all(r in (None, s) for s, r in zip(shape[1:], row_shape, strict=True))
-    if dtype != np.uint8 or not fits or 0 in shape:
-        rule = ", ".join("any" if size is None else str(size) for size in row_shape)
-        raise ValueError(f"{path} holds {dtype} {shape}; uint8 (images, {rule}) is expected: download it again")
-    return ArrayFile(str(path), offset, shape)
-
-
-def read_labels(path: Path) -> NDArray[np.int64]:
-    """A one-dimensional .npy file of whole numbers."""
-    shape, dtype, _ = array_header(path)
-    if dtype.kind not in "iu" or len(shape) != 1:
-        raise ValueError(f"{path} holds {dtype} {shape}; one whole number per image is expected: download it again")
-    return np.load(path, allow_pickle=False).astype(np.int64)
-
-
-def array_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, dtype and bytes of header of an .npy file that is as long as its header says."""
-    try:
-        with path.open("rb") as file:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran_order, dtype = read(file)
-            offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; unpack the published files again") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable .npy file; download it again") from error
-    if dtype.hasobject:
-        raise ValueError(f"{path} holds pickled Python objects, which are not read; the published files hold numbers")
-    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if size != expected:
-        raise ValueError(
-            f"{path} has {size:,} bytes and its header {shape} {dtype} says {expected:,}: download it again"
-        )
-    if fortran_order and len(shape) > 1:
-        raise ValueError(f"{path} is in Fortran order, where no image lies in one piece; save it in C order")
-    return shape, dtype, offset
-
-
-def check_range(path: Path, labels: NDArray[np.int64], classes: int) -> None:
-    """Refuse labels outside 0 .. classes - 1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise ValueError(
-            f"{path} row {wrong[0]} has label {labels[wrong[0]]}; labels must be from 0 to {classes - 1}: "
-            f"{len(wrong):,} of {len(labels):,} are not"
-        )
-
-
-def digest_of_rows(file: ArrayFile, first: int, labels: NDArray[np.int64]) -> str:
-    """Digest of an array's place, labels, and first and last image, which a file made anew hardly shares."""
-    rows = file.rows()
-    place = f"{Path(file.path).name}:{file.shape}:{first}".encode()
-    return digest_of(place, labels.tobytes(), rows[first].tobytes(), rows[first + len(labels) - 1].tobytes())

@@ -10,13 +10,13 @@ from typing import Any
 from pipeline.budget import check_storage, evaluation_scale
 from pipeline.cells import Plan, plan_evaluation
 from pipeline.checkpoint import trained_on
-from pipeline.config import ScoreConfig, require
+from pipeline.config import INDEX_FOLDER, ScoreConfig, require
 from pipeline.evaluate import evaluate
 from pipeline.networks import Network, find_checkpoint, from_checkpoint, open_network
 from pipeline.order import Split, split_train
 from pipeline.progress import say
 from pipeline.report import write_report
-from pipeline.source import Source, open_source
+from pipeline.source import Source, find_source, open_source, summary
 
 
 class Score:
@@ -34,10 +34,12 @@ class Score:
         if found:
             self.network, meta = from_checkpoint(found)
             held_out = meta.held_out
-            here = {name: getattr(config.data, name) for name in ("path", "download", "test_limit")}
+            here = {name: getattr(config.data, name) for name in ("path", "download", "reindex", "test_limit")}
             config = dataclasses.replace(config, data=dataclasses.replace(trained_on(meta), **here))
         self.config = config
-        self.test = open_source(config.data, train=False)
+        found_test = find_source(config.data, train=False)
+        self.test = found_test.open(Path(config.storage) / INDEX_FOLDER)
+        self.about = summary("test", found_test, self.test)
         classes = len(self.test.class_names)
         if not found:
             self.network = open_network(config.model, config.weights, config.data, classes)
@@ -49,7 +51,7 @@ class Score:
         if not held_out:
             return None
         try:
-            source = open_source(self.config.data, train=True)
+            source = open_source(self.config.data, train=True, index_folder=Path(self.config.storage) / INDEX_FOLDER)
         except ValueError:
             return None
         _, split = split_train(len(source), **held_out)
@@ -60,6 +62,7 @@ class Score:
         run = self.config.as_run()
         check_storage(run.storage)
         say(f"{self.network.origin}: {rows_of(self.plan)}")
+        say(self.about)
         evaluate(run, evaluation_scale(run), self.plan, self.networks(), self.folder / "ledger")
         self.report()
 

@@ -18,18 +18,9 @@ from numpy.typing import NDArray
 
 from augmix_core.errors import missing_extra
 from pipeline.config import require
-from pipeline.published import (
-    ArrayFile,
-    array_of,
-    class_files,
-    digest_of_rows,
-    entries,
-    grouped,
-    open_array,
-    open_classes,
-    refuse_other_files,
-)
-from pipeline.source import FolderSource, Source, digest_of
+from pipeline.published import array_of, class_files, entries, grouped, open_classes, refuse_other_files
+from pipeline.source import FolderSource, Source, digest_of, place_of
+from pipeline.sources.arrays import ArrayFile, digest_of_rows, open_array
 
 VIDEO_SUFFIXES = (".mp4",)
 
@@ -158,7 +149,7 @@ def video_sequences(folder: Path, names: Sequence[str], clean: Source | None) ->
             refuse_other_files(root / name, found, first / name, files[name])
     return {
         name: VideoSequences(
-            dataclasses.replace(index, root=str(root), digest=digest_of(index.digest.encode(), name.encode()))
+            dataclasses.replace(index, root=place_of(root), digest=digest_of(index.digest.encode(), name.encode()))
         )
         for name, root in roots.items()
     }

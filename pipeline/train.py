@@ -29,7 +29,7 @@ from augmix_core.adversary import pgd, random_starts
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import plan_stream, training_rows
-from pipeline.blocks import opened_source
+from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
@@ -39,7 +39,6 @@ from pipeline.networks import starting_network
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
 
-TRAIN_LABEL = {"augmix.io/role": "train"}
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -147,10 +149,44 @@ def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
     )
     assert (code, err) == (0, "")
     assert "| contrast" in out
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "index")
     (listed,) = map(json.loads, (folder / "train/augmix/skipped.jsonl").read_text().splitlines())
     assert listed["file"] == str(broken) and "not a readable JPEG or PNG" in listed["reason"]
     assert str(broken) in (folder / "report.md").read_text()
+
+
+def test_own_images_are_trained_on_scored_and_reported(ray_local, tmp_path):
+    """Class folders alone, of which a quarter is the test set; a second run finds the indexes of the first."""
+    import ray
+
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light", "red")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for n in range(12):
+            pixels = rng.integers(0, 60, (90, 70, 3)) + np.array([[0, 0, 0], [190, 190, 190], [190, 0, 0]])[label]
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / name / f"{n}.jpg")
+    flags = ["--recipe", "small", "--data.path", tmp_path / "data", "--data.image-size", "32", "--search.trials", "0"]
+    flags += ["--train.global-batch-size", "8", "--train.epochs", "2", "--methods", "augmix", "--name", "mine"]
+    flags += ["--evaluate.corruptions", "contrast", "--evaluate.severities", "3", "--evaluate.bootstrap", "10"]
+    environment = os.environ | {
+        "AUGMIX_STORAGE": str(tmp_path / "runs"),
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+    }
+    command = [ROOT / "jobs/folder.py", "run", *flags]
+    first = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert (first.returncode, first.stderr) == (0, "")
+    lines = first.stdout.splitlines()
+    assert lines[1] == f"train: 27 images, 3 classes, 75 % of each class of the image folders in {tmp_path}/data"
+    assert lines[2] == f"test: 9 images, 3 classes, 25 % of each class of the image folders in {tmp_path}/data"
+    assert sum(line.startswith("augmix: epoch") for line in lines) == 2 and "| contrast" in first.stdout
+    indexes = sorted((tmp_path / "runs" / "index").iterdir())
+    assert [path.name.rpartition("-")[0] for path in indexes] == ["folder-test", "folder-train"]
+    times = [path.stat().st_mtime_ns for path in indexes]
+    command[1] = "report"
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0 and lines[1] in again.stdout
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs" / "index").iterdir())] == times
+    assert (tmp_path / "runs/mine/report.html").exists()
 
 
 def free_port():

@@ -34,7 +34,7 @@ def lines_of(journal):
 def killed_after(lines, journal, arguments):
     """Start the command and end it with SIGKILL once the ledger's journal has so many lines."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1800
     while len(lines_of(journal)) < lines:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

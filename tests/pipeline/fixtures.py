@@ -2,11 +2,13 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import ray
 from PIL import Image
 
@@ -98,3 +100,46 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         for frame in frames:
             video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         video.mux(stream.encode(None))
+
+
+def image_tree(root: Path, counts: dict[str, int], *, suffix: str = ".jpg") -> None:
+    """One folder per class with so many small JPEGs, each with other pixels."""
+    images = iter(natural(sum(counts.values()), 24, 40))
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for n in range(count):
+            (root / name / f"{n:03d}{suffix}").write_bytes(jpeg(next(images)))
+
+
+def write_tar(path: Path, members: list[tuple[tarfile.TarInfo | str, bytes]]) -> None:
+    """A tar file of named contents, or of headers that somebody has made up."""
+    with tarfile.open(path, "w") as tar:
+        for member, content in members:
+            if isinstance(member, str):
+                member = tarfile.TarInfo(member)
+                member.size = len(content)
+            tar.addfile(member, io.BytesIO(content) if member.size == len(content) else None)
+
+
+def write_shards(folder: Path, split: str, *, shards: int, images: int, classes: int = 3) -> list[bytes]:
+    """WebDataset shards with .jpg, .cls and .json members as timm writes them; returns the images in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = [jpeg(image) for image in natural(shards * images, 24, 40)]
+    for shard in range(shards):
+        rows = range(shard * images, (shard + 1) * images)
+        members = []
+        for n in rows:
+            label = n % classes
+            about = {"filename": f"n{label:02d}/n{label:02d}_{n}.JPEG", "label": label, "width": 40, "height": 24}
+            members += [(f"n{label:02d}_{n}.cls", str(label).encode())]
+            members += [(f"n{label:02d}_{n}.jpg", encoded[n]), (f"n{label:02d}_{n}.json", json.dumps(about).encode())]
+        write_tar(folder / f"imagenet1k-{split}-{shard:04d}.tar", members)
+    return encoded
+
+
+def refusal(call) -> str:
+    """The text of the ValueError that a call ends in, which is one line."""
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        call()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)

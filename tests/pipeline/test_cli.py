@@ -1,6 +1,7 @@
 """The command line: what a person types, and what he is told."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 RECIPES = {"small": RunConfig(), "large": RunConfig(train=TrainConfig(epochs=77))}
 
 
-def job(name, *arguments):
-    done = subprocess.run([JOBS / name, *arguments], capture_output=True, text=True, timeout=120, check=False)
+def job(name, *arguments, **environment):
+    """Exit code, output and errors of a job that could reach no cluster: what is wrong is told before one is needed."""
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"} | environment
+    command = [JOBS / name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -34,7 +38,7 @@ def test_flags_change_the_recipe_that_is_named():
     assert parse([], RECIPES, "") == ("run", "small", RunConfig())
 
 
-@pytest.mark.parametrize("name", ["digits.py", "cifar.py", "imagenet.py"])
+@pytest.mark.parametrize("name", ["digits.py", "cifar.py", "imagenet.py", "folder.py"])
 def test_help_documents_every_knob_without_starting_anything(name):
     code, shown, _ = job(name, "--help")
     assert code == 0
@@ -55,7 +59,6 @@ def test_help_documents_every_knob_without_starting_anything(name):
         (["trian"], ["trian"]),
         (["--model.name", "resnet5o"], ["did you mean 'resnet50'"]),
         (["--data.name", "imagenet"], ["data.path is not set", "jobs/digits.py"]),
-        (["--data.image-size", "64"], ["none of the first 10 images", "digits image 0: is 32x32 pixels"]),
         (["--storage", "relative"], ["storage is 'relative'", "absolute"]),
     ],
 )
@@ -65,6 +68,23 @@ def test_wrong_input_ends_with_code_2_and_the_remedy(arguments, parts):
     assert "Traceback" not in told
     for part in parts:
         assert part in " ".join(told.split())
+
+
+def test_what_is_found_wrong_after_ray_has_started_leaves_no_folder_behind(ray_local, tmp_path):
+    import ray
+
+    there = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "AUGMIX_STORAGE": str(tmp_path)}
+    code, out, told = job("digits.py", "--data.image-size", "64", **there)
+    assert code == 2 and told.strip().count("\n") == 0
+    assert "none of the first 10 images" in told and "digits image 0: is 32x32 pixels" in told
+    assert "train: 1,348 images, 10 classes, scikit-learn's digits" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/not/there", "s3://bucket/folder?endpoint_override=127.0.0.1:1&scheme=teleport"])
+def test_images_that_are_not_there_are_told_before_ray_starts(path):
+    code, _, told = job("folder.py", "--data.path", path)
+    assert code == 2 and told.strip().count("\n") == 0 and f"data.path {path!r}" in told
 
 
 @pytest.mark.parametrize(

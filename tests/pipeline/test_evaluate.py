@@ -167,10 +167,11 @@ def test_nothing_is_answered_twice_and_new_cells_join(scored, asked):
     evaluate(asked, SCALE, plan_of(asked), networks, folder / "ledger")
 
 
-def test_the_number_of_workers_changes_no_byte(scored, asked, tmp_path):
+@pytest.mark.parametrize("corrupt_on", ["actors", "tasks"])
+def test_neither_the_number_of_workers_nor_where_they_corrupt_changes_a_byte(scored, asked, tmp_path, corrupt_on):
     folder, networks, _ = scored
     two = dataclasses.replace(SCALE, evaluation_actors=2)
-    config = dataclasses.replace(asked, evaluate=EvaluateConfig(corruptions=("gaussian_noise",), severities=(1, 5)))
+    config = dataclasses.replace(asked, scale=dataclasses.replace(CONFIG.scale, corrupt_on=corrupt_on))
     ledger = evaluate(config, two, plan_of(asked), networks, tmp_path / "ledger")
     for path in sorted((folder / "ledger" / "predictions").iterdir()):
         if not path.stem.endswith("_3"):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from augmix_core import augmix
 from augmix_core.models import build_model
-from pipeline.augment import rows_of
+from pipeline.augment import check_stored_views, rows_of
 from pipeline.budget import Scale
 from pipeline.config import BaselineConfig, DataConfig, RunConfig, TrainConfig, method_config
 from pipeline.methods import METHODS, MIXED, MethodName
@@ -156,6 +156,17 @@ def test_methods_train_end_to_end_on_two_workers(ray_local, digits, tmp_path, me
     lines = [json.loads(line) for line in (tmp_path / method / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     assert all(line["train/consistency"] == 0 and line["train/loss"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stored_views_of_augmix_serve_the_methods_that_train_on_its_first_views(digits, method):
+    whole = rows("augmix", digits, range(8))["views"]
+    own = rows(method, digits, range(8))["views"]
+    assert METHODS[method].from_stored_views == bool((own == whole[:, : own.shape[1]]).all())
+    if not METHODS[method].from_stored_views:
+        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, views="/nowhere"))
+        with pytest.raises(ValueError, match=rf"\Adata\.views '/nowhere' holds .*; method '{method}' is trained"):
+            check_stored_views(method_config(config, method), digits[1], digits[0])
 
 
 def test_a_wrong_value_of_a_baseline_is_refused_by_field_and_value():

@@ -101,7 +101,7 @@ def test_all_perturbations_share_one_index_in_the_clean_order(videos, tmp_path):
         (tmp_path / name / f"{stem}.JPEG").write_bytes(jpeg(natural(1, 40, 60)[0]))
     clean = open_folder(tmp_path, ("n02", "n01"))
     opened = open_sequences(videos, ["tilt", "rotate"], clean)
-    assert opened["tilt"].files.paths is opened["rotate"].files.paths
+    assert opened["tilt"].files.index is opened["rotate"].files.index
     assert opened["tilt"].read([0])[1].tolist() == [0] and opened["tilt"].describe(0).endswith("tilt/n02/1.mp4")
     assert len(pickle.loads(pickle.dumps(opened))["rotate"].read([1])[0][0]) == 31
 
