@@ -13,7 +13,7 @@ from augmix_core import augmix
 from augmix_core.models import build_model
 from pipeline.augment import check_stored_views, rows_of
 from pipeline.budget import Scale
-from pipeline.config import BaselineConfig, DataConfig, RunConfig, TrainConfig, method_config
+from pipeline.config import BaselineConfig, DataConfig, RunConfig, SearchConfig, TrainConfig, method_config
 from pipeline.methods import METHODS, MIXED, MethodName
 from pipeline.order import split_train
 from pipeline.source import open_source
@@ -164,7 +164,8 @@ def test_stored_views_of_augmix_serve_the_methods_that_train_on_its_first_views(
     own = rows(method, digits, range(8))["views"]
     assert METHODS[method].from_stored_views == bool((own == whole[:, : own.shape[1]]).all())
     if not METHODS[method].from_stored_views:
-        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, views="/nowhere"))
+        data = dataclasses.replace(CONFIG.data, views="/nowhere")
+        config = dataclasses.replace(CONFIG, data=data, search=SearchConfig(trials=0))
         with pytest.raises(ValueError, match=rf"\Adata\.views '/nowhere' holds .*; method '{method}' is trained"):
             check_stored_views(method_config(config, method), digits[1], digits[0])
 
