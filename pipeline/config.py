@@ -155,7 +155,17 @@ class TrainConfig:
     nesterov: bool = True
     """Nesterov's form of momentum (CIFAR: yes; ImageNet as released: no)."""
     weight_decay: float = 5e-4
-    """L2 penalty on all parameters, as released."""
+    """L2 penalty on all parameters, as released, unless train.decay_all is off."""
+    decay_all: bool = True
+    """Penalise biases and the parameters of normalisation too, as released."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly to train.learning_rate; the schedule runs over what is left."""
+    label_smoothing: float = 0.0
+    """Share of a label's mass that is spread evenly over all classes (released: 0)."""
+    clip_norm: float = 0.0
+    """Scale the gradient down to this norm where it is longer; 0 leaves it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward and backward pass; weights, gradients and losses stay in float32."""
     jsd_weight: float = 12.0
     """Factor of the consistency loss (paper: 12)."""
     hold_out: bool = False
@@ -193,6 +203,14 @@ class TrainConfig:
         )
         require(0 <= self.jsd_weight < math.inf, "train.jsd_weight", self.jsd_weight, "it must be >= 0 and finite")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "it counts steps; 0 means all")
+        require(
+            0 <= self.warmup_epochs < self.epochs,
+            "train.warmup_epochs",
+            self.warmup_epochs,
+            f"it lies in [0, train.epochs {self.epochs})",
+        )
+        require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "a share lies in [0, 1)")
+        require(0 <= self.clip_norm < math.inf, "train.clip_norm", self.clip_norm, "it must be >= 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

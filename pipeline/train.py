@@ -4,6 +4,7 @@
 checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 """
 
+import json
 import math
 import os
 import tempfile
@@ -33,7 +34,7 @@ from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import evaluation_images
-from pipeline.journal import Journal
+from pipeline.journal import Journal, write_atomically
 from pipeline.methods import METHODS
 from pipeline.networks import starting_network
 from pipeline.order import Split, total_steps
@@ -45,6 +46,7 @@ SECONDS_BETWEEN_POLLS = "0.25"
 """How often the controller collects reports; at Ray's 2 s an epoch shorter than that would wait for it."""
 VALIDATION_BATCH = 500
 CLEAN = ("clean", 0)
+STOPPED = "stopped.json"
 STEP_DROP = 0.1  # the step schedule: a tenth after every third of the epochs
 
 
@@ -92,6 +94,7 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
 
     Raises:
         ray.train.TrainingFailedError: The workers failed more often than scale.max_failures.
+        FloatingPointError: A step had no finite gradient; its step, its sample ids and the last checkpoint are named.
     """
     last = checkpoint.last_checkpoint(job.folder)
     if last is not None and checkpoint.read_meta(last).step >= job.steps:
@@ -127,7 +130,10 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         datasets={"train": stream},
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
+    (job.folder / STOPPED).unlink(missing_ok=True)
     trainer.fit()
+    if (job.folder / STOPPED).exists():
+        raise FloatingPointError(json.loads((job.folder / STOPPED).read_text())["error"])
     final = checkpoint.last_checkpoint(job.folder)
     assert final is not None
     assert checkpoint.read_meta(final).step >= job.steps
@@ -157,6 +163,9 @@ def train_loop(loop_config: dict[str, Any]) -> None:
         loss, sums = loss_of(parallel, rows, job, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if not clipped(model, config.train.clip_norm).isfinite():
+            stop_at(step, job, rank)
+            return
         optimizer.step()
         tally.add(sums, rows)
         step += 1
@@ -169,6 +178,33 @@ def train_loop(loop_config: dict[str, Any]) -> None:
             tally = Tally(device)
     if step < job.steps:
         raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
+
+
+def clipped(model: nn.Module, most: float) -> torch.Tensor:
+    """Scale the gradient down to the norm `most`, if that is not 0, and return the norm that it had.
+
+    The gradient is the sum over ranks, so all ranks get the same norm.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if most:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
+
+
+def stop_at(step: int, job: Job, rank: int) -> None:
+    """Leave word for `fit` that a step has no finite gradient; training it again would end in the same."""
+    if rank != 0:
+        return
+    batch = job.config.train.global_batch_size
+    _, sample_ids = job.split.at(np.arange(step * batch, (step + 1) * batch), seed=job.config.seed)
+    last = checkpoint.last_checkpoint(job.folder)
+    text = (
+        f"the gradient is not finite in step {step + 1} of {job.steps}, sample ids {' '.join(map(str, sample_ids))}; "
+        f"the last good checkpoint is {last or 'none yet'}: lower train.learning_rate "
+        f"{job.config.train.learning_rate}, or set train.clip_norm"
+    )
+    write_atomically(job.folder / STOPPED, json.dumps({"step": step, "error": text}))
 
 
 class Tally:
@@ -199,7 +235,7 @@ def end_of_epoch(
     share_buffers(model)
     jsd_weight = job.config.train.jsd_weight
     cross_entropy, consistency, wrong, samples = summed(tally.sums, device).tolist()
-    metrics = {
+    return {
         "train/loss": (cross_entropy + jsd_weight * consistency) / samples,
         "train/cross_entropy": cross_entropy / samples,
         "train/consistency": consistency / samples,
@@ -209,12 +245,6 @@ def end_of_epoch(
         "epoch": job.epochs_behind(step),
         "step": step,
     }
-    if not math.isfinite(metrics["train/loss"]):
-        raise FloatingPointError(
-            f"the loss is {metrics['train/loss']} at step {step}; "
-            f"lower train.learning_rate {job.config.train.learning_rate}"
-        )
-    return metrics
 
 
 def loss_of(
@@ -233,8 +263,10 @@ def loss_of(
     images = views_BVHWC.transpose(0, 1).reshape(views * batch, *views_BVHWC.shape[2:])
     if METHODS[job.config.method].adversarial:
         images = attacked(model, images, labels, rows, job.config)
-    logits_VBC = model(to_input(images, job.config.data)).float().view(views, batch, -1)
-    cross_entropy = label_loss(logits_VBC[0], labels, rows)
+    with torch.autocast(device.type, torch.bfloat16, enabled=job.config.train.precision == "bf16"):
+        logits = model(to_input(images, job.config.data))
+    logits_VBC = logits.float().view(views, batch, -1)
+    cross_entropy = label_loss(logits_VBC[0], labels, rows, smoothing=job.config.train.label_smoothing)
     loss, consistency = cross_entropy, torch.zeros((), device=device)
     if views > 1:
         consistency = consistency_loss(logits_VBC)
@@ -245,12 +277,16 @@ def loss_of(
     return loss, torch.stack([cross_entropy_sum, consistency_sum, wrong.double(), samples])
 
 
-def label_loss(logits_BC: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def label_loss(
+    logits_BC: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor], *, smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy, mean over the batch; where two samples are mixed, of both labels by their shares."""
     if "share" not in rows:
-        return F.cross_entropy(logits_BC, labels)
+        return F.cross_entropy(logits_BC, labels, label_smoothing=smoothing)
     share, partners = rows["share"].to(logits_BC.device), rows["partner_label"].to(logits_BC.device)
-    own, other = (F.cross_entropy(logits_BC, each, reduction="none") for each in (labels, partners))
+    own, other = (
+        F.cross_entropy(logits_BC, each, reduction="none", label_smoothing=smoothing) for each in (labels, partners)
+    )
     return (share * own + (1 - share) * other).mean()
 
 
@@ -293,23 +329,34 @@ def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD as the paper trains: momentum and weight decay on every parameter."""
+    """SGD as the paper trains: momentum, and weight decay on every parameter unless train.decay_all is off.
+
+    Biases and the parameters of normalisation are those of one axis.
+    """
     train = config.train
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=train.learning_rate,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-    )
+    parameters = list(model.parameters())
+    groups = [{"params": parameters, "weight_decay": train.weight_decay}]
+    if not train.decay_all:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)
 
 
 def learning_rate(step: int, job: Job) -> float:
-    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs."""
+    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs.
+
+    A warm-up comes before; its last step has the full rate. The cosine then runs over the steps that are left, the
+    thirds stay those of all epochs.
+    """
     train = job.config.train
     steps = total_steps(job.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
+    warmup = int(train.warmup_epochs * job.split.size / train.global_batch_size)
+    if step < warmup:
+        return train.learning_rate * (step + 1) / warmup
     if train.schedule == "cosine":
-        rise = 0.5 * (1 + math.cos(math.pi * step / steps))
+        rise = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         return train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * rise
     third = max(1, train.epochs // 3)
     return train.learning_rate * STEP_DROP ** (step * train.global_batch_size // job.split.size // third)
