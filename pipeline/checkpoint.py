@@ -1,6 +1,7 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened, and to notice that a file has changed.
 
     model.safetensors     weights and buffers
+    ema.safetensors       their moving average, if the training keeps one; it is what is scored
     training_state.pt     optimizer state; read with weights_only=True
     meta.json             step, epoch, what the model is, stream version
     manifest.json         size and SHA-256 of the others, written last
@@ -28,6 +29,7 @@ import ray.train
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from augmix_core import STREAM_VERSION
 from augmix_core.models import build_model
@@ -35,7 +37,8 @@ from pipeline.config import DataConfig
 from pipeline.progress import say
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-MODEL, TRAINING_STATE, META, MANIFEST = "model.safetensors", "training_state.pt", "meta.json", "manifest.json"
+MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
+TRAINING_STATE, META, MANIFEST = "training_state.pt", "meta.json", "manifest.json"
 BEST, SCRATCH = "best_", ".scratch_"
 SHOWN_MISFITS = 3
 
@@ -73,7 +76,13 @@ def free_name(method_folder: Path, step: int) -> str:
     return next(n for n in (name, *(f"{name}_{i}" for i in range(2, 1000))) if not (method_folder / n).exists())
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta: Meta) -> None:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    meta: Meta,
+    average: AveragedModel | None = None,
+) -> None:
     """Write a checkpoint into an empty folder, the manifest last.
 
     Raises:
@@ -82,16 +91,23 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta:
     state = io.BytesIO()
     torch.save(optimizer.state_dict(), state)
     contents = {
-        MODEL: safetensors.torch.save({key: value.contiguous() for key, value in model.state_dict().items()}),
+        MODEL: weights_of(model),
         TRAINING_STATE: state.getvalue(),
         META: json.dumps(asdict(meta), indent=1).encode(),
     }
+    if average is not None:
+        contents[AVERAGE] = weights_of(average.module)
     try:
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_text(manifest_of(contents))
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def weights_of(model: nn.Module) -> bytes:
+    """The content of a file of safetensors."""
+    return safetensors.torch.save({key: value.contiguous() for key, value in model.state_dict().items()})
 
 
 def manifest_of(contents: Mapping[str, bytes]) -> str:
@@ -268,8 +284,10 @@ def meta_of(folder: Path, contents: Mapping[str, bytes]) -> Meta:
     return meta
 
 
-def load_training(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Meta:
-    """Restore model and optimizer in place; both stay as they are where something does not fit.
+def load_training(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
+) -> Meta:
+    """Restore model, optimizer and moving average in place; all stay as they are where something does not fit.
 
     Raises:
         DamagedCheckpointError: A file is not as it was written.
@@ -278,6 +296,7 @@ def load_training(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     contents = read_checked(folder)
     meta = meta_of(folder, contents)
     state = model_state(folder, contents, model)
+    averaged = model_state(folder, contents, average.module, AVERAGE) if average is not None else {}
     try:
         stored = io.BytesIO(contents[TRAINING_STATE])
         training_state: Any = torch.load(stored, map_location="cpu", weights_only=True)
@@ -287,11 +306,16 @@ def load_training(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     refuse_misfits(folder, TRAINING_STATE, wrong)
     model.load_state_dict(state)
     optimizer.load_state_dict(training_state)
+    if average is not None:
+        average.module.load_state_dict(averaged)
+        average.n_averaged.fill_(1)  # or the first update would begin anew
     return meta
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfig]:
     """Return a trained network in eval mode, and the data configuration it was trained with.
+
+    Where the training kept a moving average of the weights, the network has that.
 
     Raises:
         DamagedCheckpointError: A file is not as it was written.
@@ -300,17 +324,22 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfi
     contents = read_checked(folder)
     meta = meta_of(folder, contents)
     model = build_model(meta.model, meta.num_classes)
-    model.load_state_dict(model_state(folder, contents, model))
+    name = AVERAGE if AVERAGE in contents else MODEL
+    model.load_state_dict(model_state(folder, contents, model, name))
     return model.to(device).eval(), trained_on(meta)
 
 
-def model_state(folder: Path, contents: Mapping[str, bytes], model: nn.Module) -> dict[str, torch.Tensor]:
+def model_state(
+    folder: Path, contents: Mapping[str, bytes], model: nn.Module, name: str = MODEL
+) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, which fit the model name by name."""
+    if name not in contents:
+        raise ValueError(f"checkpoint {str(folder)!r} has no {name}")
     try:
-        state = safetensors.torch.load(contents[MODEL])
+        state = safetensors.torch.load(contents[name])
     except Exception as error:  # safetensors has an error type of its own
-        raise ValueError(f"checkpoint {str(folder)!r} cannot be read: {MODEL}: {one_line(error)}") from error
-    refuse_misfits(folder, MODEL, misfits(model.state_dict(), state, exact=True))
+        raise ValueError(f"checkpoint {str(folder)!r} cannot be read: {name}: {one_line(error)}") from error
+    refuse_misfits(folder, name, misfits(model.state_dict(), state, exact=True))
     return state
 
 

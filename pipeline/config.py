@@ -164,6 +164,9 @@ class TrainConfig:
     """Share of a label's mass that is spread evenly over all classes (released: 0)."""
     clip_norm: float = 0.0
     """Scale the gradient down to this norm where it is longer; 0 leaves it."""
+    ema_decay: float = 0.0
+    """Decay, in a step, of an exponential moving average of the weights, such as 0.999; it is what is validated and
+    scored. 0 keeps none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward and backward pass; weights, gradients and losses stay in float32."""
     jsd_weight: float = 12.0
@@ -210,6 +213,7 @@ class TrainConfig:
             f"it lies in [0, train.epochs {self.epochs})",
         )
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "a share lies in [0, 1)")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "it lies in [0, 1); 0 keeps no average")
         require(0 <= self.clip_norm < math.inf, "train.clip_norm", self.clip_norm, "it must be >= 0 and finite")
 
 

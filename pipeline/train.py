@@ -24,6 +24,7 @@ from ray.data import ExecutionOptions
 from ray.train.torch import TorchTrainer
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
 from augmix_core.adversary import pgd, random_starts
@@ -151,7 +152,8 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     model, _ = starting_network(config.model, config.data, job.num_classes)
     model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
-    step = resume(job, model, optimizer, rank)
+    average = moving_average(model, config)
+    step = resume(job, model, optimizer, average, rank)
     parallel = ray.train.torch.prepare_model(model)
     batch = config.train.global_batch_size
     journal = Journal(job.folder, rank, step=step, steps=job.steps, global_batch_size=batch)
@@ -167,14 +169,20 @@ def train_loop(loop_config: dict[str, Any]) -> None:
             stop_at(step, job, rank)
             return
         optimizer.step()
+        if average is not None:
+            average.update_parameters(model)
         tally.add(sums, rows)
         step += 1
         journal.progress(step)
         if job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps:
-            metrics = end_of_epoch(job, model, tally, step, rank, device)
+            share_buffers(model)
+            if average is not None:
+                share_buffers(average.module)
+            validated = model if average is None else average.module
+            metrics = end_of_epoch(job, validated, tally, step, rank, device)
             journal.epoch(metrics)
             journal.skipped(tally.all_skipped(), job.source, config.data)
-            report(job, model, optimizer, metrics, rank)
+            report(job, model, optimizer, average, metrics, rank)
             tally = Tally(device)
     if step < job.steps:
         raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
@@ -232,7 +240,6 @@ def end_of_epoch(
     job: Job, model: nn.Module, tally: Tally, step: int, rank: int, device: torch.device
 ) -> dict[str, float]:
     """Validate, and return the metrics of the epoch, the same on every rank."""
-    share_buffers(model)
     jsd_weight = job.config.train.jsd_weight
     cross_entropy, consistency, wrong, samples = summed(tally.sums, device).tolist()
     return {
@@ -344,6 +351,14 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)
 
 
+def moving_average(model: nn.Module, config: RunConfig) -> AveragedModel | None:
+    """An exponential moving average of weights and buffers, if train.ema_decay asks for one: the first step's weights
+    to begin with, then decay x average + (1 - decay) x weights after every step.
+    """
+    decay = config.train.ema_decay
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+
+
 def learning_rate(step: int, job: Job) -> float:
     """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs.
 
@@ -377,7 +392,9 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
         yield rows
 
 
-def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> int:
+def resume(
+    job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, rank: int
+) -> int:
     """Restore the last undamaged checkpoint, if there is one, and return the step to go on from.
 
     Ray's own choice would be its newest, damaged or not.
@@ -388,10 +405,17 @@ def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: i
         chosen = [checkpoint.last_checkpoint(job.folder)]
     if distributed():
         dist.broadcast_object_list(chosen, src=0)
-    return 0 if chosen[0] is None else checkpoint.load_training(chosen[0], model, optimizer).step
+    return 0 if chosen[0] is None else checkpoint.load_training(chosen[0], model, optimizer, average).step
 
 
-def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], rank: int) -> None:
+def report(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    metrics: dict[str, Any],
+    rank: int,
+) -> None:
     """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
     with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
         saved = None
@@ -406,7 +430,7 @@ def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics
                 held_out_of(config),
                 metrics["validation/error"],
             )
-            checkpoint.save(Path(folder), model, optimizer, meta)
+            checkpoint.save(Path(folder), model, optimizer, meta, average)
             checkpoint.keep_best(Path(folder), job.folder)
             saved = ray.train.Checkpoint.from_directory(folder)
         name = checkpoint.free_name(job.folder, metrics["step"])  # that of rank 0 counts

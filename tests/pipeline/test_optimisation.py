@@ -17,7 +17,18 @@ from pipeline.budget import Scale
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split, split_train
 from pipeline.source import open_source
-from pipeline.train import CLEAN, STOPPED, Job, build_optimizer, clipped, fit, label_loss, learning_rate, loss_of
+from pipeline.train import (
+    CLEAN,
+    STOPPED,
+    Job,
+    build_optimizer,
+    clipped,
+    fit,
+    label_loss,
+    learning_rate,
+    loss_of,
+    moving_average,
+)
 
 CPU = torch.device("cpu")
 
@@ -118,11 +129,40 @@ def test_bf16_computes_in_bf16_and_keeps_losses_and_gradients_in_float32(network
     assert losses["bf16"].item() == pytest.approx(losses["fp32"].item(), rel=0.02)
 
 
+def test_the_moving_average_is_that_of_its_definition_and_survives_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model, config = build_model("convnet5", 10), RunConfig(train=TrainConfig(ema_decay=0.75, learning_rate=0.01))
+    assert moving_average(model, RunConfig()) is None
+    optimizer, average, expected = build_optimizer(model, config), moving_average(model, config), {}
+    meta = checkpoint.Meta(1, 1, "convnet5", 10, dataclasses.asdict(DataConfig()))
+    for step in range(4):
+        optimizer.zero_grad()
+        with_gradients(model)
+        optimizer.step()
+        if step == 2:  # a crash: all of it from the checkpoint
+            checkpoint.save(tmp_path, model, optimizer, meta, average)
+            model = build_model("convnet5", 10)
+            optimizer, average = build_optimizer(model, config), moving_average(model, config)
+            checkpoint.load_training(tmp_path, model, optimizer, average)
+        average.update_parameters(model)
+        now = {name: value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+        expected = {name: 0.75 * expected[name] + 0.25 * now[name] for name in now} if expected else now
+    averaged = average.module.state_dict()
+    assert all(torch.allclose(averaged[name], value, atol=1e-6) for name, value in expected.items())
+    scored, _ = checkpoint.load_model(tmp_path, CPU)
+    assert not torch.equal(scored.classifier.weight, model.classifier.weight)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    checkpoint.save(plain, model, optimizer, meta)
+    with pytest.raises(ValueError, match=r"has no ema\.safetensors"):
+        checkpoint.load_training(plain, model, optimizer, average)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("warmup_epochs", 20.0), ("warmup_epochs", -1.0), ("label_smoothing", 1.0)),
-        *(("clip_norm", -1.0), ("clip_norm", math.nan)),
+        *(("clip_norm", -1.0), ("clip_norm", math.nan), ("ema_decay", 1.0)),
     ],
 )
 def test_a_wrong_value_is_refused_by_field_and_value(field, value):
