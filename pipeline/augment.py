@@ -26,8 +26,9 @@ from pipeline.methods import METHODS
 from pipeline.order import Split, total_steps
 from pipeline.shards import StoredViews, opened_views
 from pipeline.source import Source
-from pipeline.training_views import has_partners, partner_positions, training_views
+from pipeline.training_views import has_partners, partner_positions, with_views
 
+PREFETCHED_BATCHES = 2
 BLOCK_BYTES = 4 * 2**20
 MAX_STEPS_A_BLOCK = 16
 TASK_SECONDS = 2.0
@@ -80,14 +81,15 @@ def plan_stream(config: RunConfig, *, first_step: int, last_step: int, num_worke
 
 
 def row_bytes(config: RunConfig) -> int:
-    """Bytes of the views of one sample, uint8."""
-    return config.augmix.views * config.data.image_size**2 * 3
+    """Bytes of one sample as it travels, uint8: its views, or its image where training makes the views."""
+    images = 1 if views_in_training(config) else config.augmix.views
+    return images * config.data.image_size**2 * 3
 
 
 class TrainingStream(Datasource):
     """The rows of a StreamPlan, made where Ray Data reads them."""
 
-    def __init__(self, plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> None:
+    def __init__(self, plan: StreamPlan, source: ray.ObjectRef, split: ray.ObjectRef, config: RunConfig) -> None:
         self.plan, self.source, self.split, self.config = plan, source, split, config
 
     def estimate_inmemory_data_size(self) -> int:
@@ -113,33 +115,44 @@ class TrainingStream(Datasource):
         plan, source, split, config = self.plan, self.source, self.split, self.config
 
         def read() -> Iterable[Block]:
-            opened = opened_source(source)
+            opened, order = opened_source(source), opened_source(split)
             for positions in plan.blocks(task_step):
-                yield ray.data.block.BlockAccessor.batch_to_block(rows_of(opened, split, positions, config))
+                yield ray.data.block.BlockAccessor.batch_to_block(rows_of(opened, order, positions, config))
 
         return read
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
-    """Columns sample_id, requested_id, epoch, label and what `training_views` makes, for stream positions."""
+    """Columns sample_id, requested_id, epoch, label and what `with_views` makes, for stream positions.
+
+    Where training makes the views, image (N, H, W, 3) uint8 in their place.
+    """
     if config.data.views:
         return opened_views(config.data.views).rows(positions, config.augmix.views)
     rows = training_images(source, split, positions, config.data, seed=config.seed)
+    if views_in_training(config):
+        return rows
     partners = None
     if has_partners(config):
         at = partner_positions(split, positions, seed=config.seed)
         partners = training_images(source, split, at, config.data, seed=config.seed)
-    views = training_views(rows, partners, config)
-    del rows["image"]
-    return rows | views
+    return with_views(rows, config, partners)
+
+
+def views_in_training(config: RunConfig) -> bool:
+    """Whether rows travel with one image, of which the training worker makes the views.
+
+    Methods that mix two samples have one view of the two, which is made where both images are.
+    """
+    return config.scale.augment_on == "train" and not config.data.views and not has_partners(config)
 
 
 def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:
     """The dataset that Ray Train splits between ranks."""
-    stream = TrainingStream(plan, source, split, config)
+    stream = TrainingStream(plan, source, ray.put(split), config)
     rows = ray.data.read_datasource(stream, override_num_blocks=len(plan.tasks()), **placement(config))
     block_rows = plan.rank_rows * plan.steps_a_block
-    quiet(rows, target_block_bytes=block_rows * row_bytes(config))
+    quiet(rows, config, target_block_bytes=block_rows * row_bytes(config))
     return rows
 
 
@@ -150,7 +163,7 @@ def fields_of_views(config: RunConfig, split: Split) -> dict[str, Any]:
     """What decides the rows of a training stream, besides its source: flat, as `section.field`."""
     data = {f"data.{name}": getattr(config.data, name) for name in CROPPING}
     augmix_fields = {f"augmix.{name}": value for name, value in dataclasses.asdict(config.augmix).items()}
-    taken = {f"split.{name}": getattr(split, name) for name in ("total", "start", "size")}
+    taken = {f"split.{name}": getattr(split, name) for name in ("total", "start", "size", "order")}
     return {"stream_version": STREAM_VERSION, "seed": config.seed, **data, **taken, **augmix_fields}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 import ray.data
 
-from pipeline.config import SECONDS_WITHOUT_PROGRESS, RunConfig
+from pipeline.config import RunConfig
 
 PREPROCESS_LABEL, TRAIN_LABEL = {"augmix.io/role": "preprocess"}, {"augmix.io/role": "train"}
 
@@ -14,7 +14,7 @@ OPENED: dict[str, Any] = {}
 
 
 def opened_source(source: ray.ObjectRef) -> Any:
-    """The source behind a reference, fetched once a process."""
+    """The source, or whatever else is behind a reference, fetched once a process."""
     key = source.hex()
     if key not in OPENED:
         OPENED[key] = ray.get(source)
@@ -29,11 +29,11 @@ def placement(config: RunConfig) -> dict[str, Any]:
     return asked
 
 
-def quiet(rows: ray.data.Dataset, *, target_block_bytes: int) -> None:
+def quiet(rows: ray.data.Dataset, config: RunConfig, *, target_block_bytes: int) -> None:
     """Fix the block size, keep progress bars off, and turn a hang into an error."""
     rows.context.target_max_block_size = target_block_bytes
     rows.context.enable_progress_bars = False
-    rows.context.execution_no_progress_timeout_s = SECONDS_WITHOUT_PROGRESS
+    rows.context.execution_no_progress_timeout_s = config.scale.progress_timeout_s
 
 
 def rows_of(dataset: ray.data.Dataset) -> Generator[dict[str, Any]]:

@@ -1,17 +1,34 @@
-"""What the cluster has against what a run asks for: refuse what would wait forever, and say what would fit."""
+"""What the cluster has against what a run asks for: refuse what would wait forever or spill, and say what would fit."""
 
+import dataclasses
+import math
 import os
+import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.config import RunConfig
+from pipeline.augment import PREFETCHED_BATCHES, plan_stream, row_bytes
+from pipeline.blocks import PREPROCESS_LABEL, TRAIN_LABEL
+from pipeline.config import RunConfig, piece_size
+from pipeline.progress import say
 
 DEFAULT_CPU_WORKERS = 2
 TRIAL_CPUS = 0.05
+STORE_SHARE = 0.5
+"""What Ray Data takes of the object store at the most; the rest holds indices, networks and gradients on their way."""
+BLOCKS_OF_A_TASK = 3
+"""Ray lets a task finish two blocks that nobody has taken yet; a third one is being made."""
+GROUP_LABEL = "ray.io/node-group"
+PIECES_OF_AN_ACTOR = 3
+"""Of evaluation: one at work and two that wait for each actor, besides those that tasks are making. Actors that make
+pieces themselves share the clean images that they are made of."""
+SHARED_MEMORY = Path("/dev/shm")
+MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +40,65 @@ class Scale:
     evaluation_actors: int
 
 
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """What the living nodes of a cluster have, as Ray says."""
+
+    cpus: tuple[float, ...]
+    """By node."""
+    gpus: int
+    store_bytes: float
+    """Of all object stores."""
+    roles: frozenset[str]
+    """Values of the label augmix.io/role."""
+    may_grow: bool
+    """An autoscaler may add nodes: the cluster launcher and KubeRay label theirs by group, or none can work yet."""
+
+
+def nodes_now() -> Nodes:
+    """The cluster that Ray is connected to."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    resources = [node["Resources"] for node in alive]
+    (key,) = PREPROCESS_LABEL
+    return Nodes(
+        cpus=tuple(has.get("CPU", 0.0) for has in resources),
+        gpus=int(sum(has.get("GPU", 0) for has in resources)),
+        store_bytes=sum(has.get("object_store_memory", 0.0) for has in resources),
+        roles=frozenset(node["Labels"].get(key, "") for node in alive),
+        may_grow=any(GROUP_LABEL in node["Labels"] for node in alive) or not any("CPU" in has for has in resources),
+    )
+
+
 def resolve_scale(config: RunConfig) -> Scale:
     """Return how many workers train, and on what; checked against the cluster that Ray is connected to.
 
     Raises:
         ValueError: The run cannot fit, or the batch does not split over the workers.
     """
-    cluster = ray.cluster_resources()
-    gpus = int(cluster.get("GPU", 0))
-    use_gpu = config.scale.use_gpu and (gpus > 0 or config.scale.use_labels)
+    nodes = nodes_now()
+    use_gpu = config.scale.use_gpu and (nodes.gpus > 0 or config.scale.use_labels)
     if config.scale.use_labels and not config.scale.num_workers:
         raise ValueError("scale.num_workers is 0; with scale.use_labels say how many, as nodes may be yet to come")
-    workers = config.scale.num_workers or (gpus if use_gpu else DEFAULT_CPU_WORKERS)
+    workers = config.scale.num_workers or (nodes.gpus if use_gpu else DEFAULT_CPU_WORKERS)
     if config.train.global_batch_size % workers:
         raise ValueError(
             f"train.global_batch_size {config.train.global_batch_size} does not split over "
             f"scale.num_workers {workers}; choose a multiple"
         )
-    if not config.scale.use_labels:  # with labels the nodes may be yet to come, from the autoscaler
-        check_fits(config, workers, use_gpu, cpus=cluster.get("CPU", 0.0), gpus=gpus)
-    return Scale(workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config)))
+    check_fits(config, workers, use_gpu, nodes)
+    return Scale(
+        workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
+    )
 
 
-def cpu_actors(config: RunConfig) -> int:
+def cpu_actors(config: RunConfig, nodes: Nodes) -> int:
     """How many evaluation actors the cluster's CPUs can keep busy: each computes with one thread at least."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1) // max(1, config.scale.worker_cpus)))
+    return max(1, int(sum(nodes.cpus) // max(1, config.scale.worker_cpus)))
+
+
+def corrupts_in_tasks(config: RunConfig, use_gpu: bool) -> bool:
+    """Whether evaluation reads and corrupts in tasks, not in the actors that hold the networks."""
+    return config.scale.corrupt_on == "tasks" or (config.scale.corrupt_on == "auto" and use_gpu)
 
 
 def evaluation_scale(config: RunConfig) -> Scale:
@@ -56,34 +107,29 @@ def evaluation_scale(config: RunConfig) -> Scale:
     Raises:
         ValueError: They cannot fit.
     """
-    cluster = ray.cluster_resources()
-    gpus, cpus = int(cluster.get("GPU", 0)), cluster.get("CPU", 0.0)
-    use_gpu = config.scale.use_gpu and (gpus > 0 or config.scale.use_labels)
-    actors = config.scale.evaluation_actors or (gpus if use_gpu else cpu_actors(config)) or 1
-    asked = actors * config.scale.worker_cpus + (config.scale.data_cpus if corrupts_in_tasks(config, use_gpu) else 0)
-    if not config.scale.use_labels and (asked > cpus or (use_gpu and actors > gpus)):
-        raise ValueError(
-            f"scale.evaluation_actors {actors} ask for {asked:g} CPUs{f' and {actors} GPUs' if use_gpu else ''}, "
-            f"the cluster has {cpus:g} CPUs and {gpus} GPUs; lower scale.evaluation_actors or scale.worker_cpus"
-        )
+    nodes = nodes_now()
+    use_gpu = config.scale.use_gpu and (nodes.gpus > 0 or config.scale.use_labels)
+    actors = config.scale.evaluation_actors or (nodes.gpus if use_gpu else cpu_actors(config, nodes)) or 1
+    check_labels(config, nodes)
+    if not config.scale.use_labels:
+        check_evaluation(config, actors, use_gpu, nodes)
     return Scale(actors, use_gpu, actors)
 
 
-def corrupts_in_tasks(config: RunConfig, use_gpu: bool) -> bool:
-    """Whether evaluation reads and corrupts in tasks, not in the actors that hold the networks."""
-    return config.scale.corrupt_on == "tasks" or (config.scale.corrupt_on == "auto" and use_gpu)
+def check_fits(config: RunConfig, workers: int, use_gpu: bool, nodes: Nodes) -> None:
+    """Refuse a demand above what the cluster has: Ray would wait for it without a word, or spill to disk.
 
-
-def check_fits(config: RunConfig, workers: int, use_gpu: bool, *, cpus: float, gpus: int) -> None:
-    """Refuse a demand above the cluster's CPUs and GPUs: Ray would wait for them without a word."""
-    scale = config.scale
+    With labels the nodes may be yet to come, from the autoscaler, so that sums over nodes say nothing.
+    """
+    check_labels(config, nodes)
+    if config.scale.use_labels:
+        return
+    scale, gpus, cpus = config.scale, nodes.gpus, sum(nodes.cpus)
     if use_gpu and workers > gpus:
         raise ValueError(f"scale.num_workers is {workers}, the cluster has {gpus} GPUs; set --scale.num_workers {gpus}")
     trials = min(config.search.max_concurrent, config.search.trials)
     training = workers * scale.worker_cpus + scale.data_cpus
     searching = trials * (scale.worker_cpus + scale.data_cpus + TRIAL_CPUS)
-    if max(training, searching) <= cpus:
-        return
     if training > cpus:
         fitting = int((cpus - scale.data_cpus) / scale.worker_cpus)
         raise ValueError(
@@ -92,11 +138,101 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, *, cpus: float, g
             f"scale.data_cpus {scale.data_cpus:g}), the cluster has {cpus:g}; "
             + (f"{fitting} workers would fit" if fitting >= 1 else "lower scale.worker_cpus and scale.data_cpus")
         )
-    fitting = int(cpus / (searching / trials))
-    raise ValueError(
-        f"the search asks for {searching:g} CPUs (search.max_concurrent {trials} trials), the cluster has {cpus:g}; "
-        f"set --search.max_concurrent {max(1, fitting)}"
-    )
+    if searching > cpus:
+        fitting = int(cpus / (searching / trials))
+        raise ValueError(
+            f"the search asks for {searching:g} CPUs (search.max_concurrent {trials} trials), the cluster has "
+            f"{cpus:g}; set --search.max_concurrent {max(1, fitting)}"
+        )
+    check_largest_node(config, nodes.cpus)
+    check_store(config, workers, trials, nodes.store_bytes)
+    actors = scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
+    check_evaluation(config, actors, use_gpu, nodes)
+
+
+def check_evaluation(config: RunConfig, actors: int, use_gpu: bool, nodes: Nodes) -> None:
+    """Refuse more actors than fit, or pieces that the object store cannot hold."""
+    scale, cpus, in_tasks = config.scale, sum(nodes.cpus), corrupts_in_tasks(config, use_gpu)
+    asked = actors * scale.worker_cpus + (scale.data_cpus if in_tasks else 0)
+    if asked > cpus or (use_gpu and actors > nodes.gpus):
+        raise ValueError(
+            f"scale.evaluation_actors {actors} ask for {asked:g} CPUs{f' and {actors} GPUs' if use_gpu else ''}, "
+            f"the cluster has {cpus:g} CPUs and {nodes.gpus} GPUs; lower scale.evaluation_actors or scale.worker_cpus"
+        )
+    check_largest_node(config, nodes.cpus)
+    size, image = piece_size(scale, config.data), 3 * config.data.image_size**2
+    pieces = PIECES_OF_AN_ACTOR * actors + math.ceil(cpus / scale.data_cpus) if in_tasks else actors + 1
+    if pieces * size * image > nodes.store_bytes:
+        raise ValueError(
+            f"evaluation keeps {pieces} pieces of {size} images, {pieces * size * image / MIB:.0f} MiB, in Ray's "
+            f"object store of {nodes.store_bytes / MIB:.0f} MiB; set --scale.evaluation-piece-size "
+            f"{max(1, int(nodes.store_bytes / (pieces * image)))}"
+        )
+
+
+def check_largest_node(config: RunConfig, cpus: Sequence[float]) -> None:
+    """Refuse a worker or a task that no node can hold by itself."""
+    for name in ("worker_cpus", "data_cpus"):
+        asked = getattr(config.scale, name)
+        if asked > max(cpus):
+            raise ValueError(f"scale.{name} is {asked:g}, the largest node has {max(cpus):g} CPUs; lower it")
+
+
+def check_labels(config: RunConfig, nodes: Nodes) -> None:
+    """Refuse labels that no node has where none can come."""
+    missing = {*PREPROCESS_LABEL.values(), *TRAIN_LABEL.values()} - nodes.roles
+    if config.scale.use_labels and missing and not nodes.may_grow:
+        raise ValueError(
+            f"scale.use_labels is True, and no node of this cluster has the label augmix.io/role={min(missing)}; "
+            "leave it out, or label the nodes: ray start --labels, or cluster.yaml"
+        )
+
+
+def bytes_in_flight(config: RunConfig, workers: int) -> int:
+    """Return what one training keeps in the object store at the least while it goes on without a stop.
+
+    Every worker holds the block that it uses and those fetched ahead, the next block of each waits for it, and one
+    task makes more. Further tasks take what is left.
+    """
+    plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers)
+    ahead = math.ceil(PREFETCHED_BATCHES / plan.steps_a_block)
+    blocks = workers * (1 + ahead) + workers + BLOCKS_OF_A_TASK
+    return blocks * plan.rank_rows * plan.steps_a_block * row_bytes(config)
+
+
+def check_store(config: RunConfig, workers: int, trials: int, store_bytes: float) -> None:
+    """Refuse blocks that Ray's object store cannot hold, with what would fit; warn where it lies on a disk."""
+    may_use = STORE_SHARE * store_bytes
+
+    def asked(config: RunConfig) -> int:
+        return max(bytes_in_flight(config, workers), trials * bytes_in_flight(config, 1))
+
+    if asked(config) > may_use:
+        raise ValueError(
+            f"training keeps at least {asked(config) / MIB:.0f} MiB in Ray's object store (train.global_batch_size "
+            f"{config.train.global_batch_size} over {workers} workers or {trials} trials, "
+            f"{row_bytes(config) / MIB:.2g} MiB a sample); Ray Data may use {may_use / MIB:.0f} MiB; "
+            + " or ".join(what_fits(config, workers, asked, may_use))
+        )
+    if SHARED_MEMORY.is_dir() and (shared := shutil.disk_usage(SHARED_MEMORY).total) < asked(config):
+        say(
+            f"warning: {SHARED_MEMORY} has {shared / MIB:.0f} MiB, so Ray's object store lies on a disk; "
+            f"give the container --shm-size {math.ceil(asked(config) / STORE_SHARE / MIB)}m or more"
+        )
+
+
+def what_fits(config: RunConfig, workers: int, asked: Callable[[RunConfig], int], may_use: float) -> list[str]:
+    """What to change so that a training fits into the object store."""
+    remedies = []
+    in_the_worker = dataclasses.replace(config, scale=dataclasses.replace(config.scale, augment_on="train"))
+    if asked(in_the_worker) <= may_use:
+        remedies.append("set --scale.augment-on train")
+    for batch in range(config.train.global_batch_size // workers * workers - workers, 0, -workers):
+        smaller = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch_size=batch))
+        if asked(smaller) <= may_use:
+            remedies.append(f"set --train.global-batch-size {batch}")
+            break
+    return [*remedies, f"start Ray with --object-store-memory {math.ceil(asked(config) / STORE_SHARE)}"]
 
 
 def check_storage(storage: str, remedy: str = "set --storage or $AUGMIX_STORAGE") -> None:

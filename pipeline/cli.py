@@ -33,7 +33,7 @@ from pipeline.config import (
     run_name,
     score_name,
 )
-from pipeline.decode import reason_unreadable
+from pipeline.decode import TooManyBadSamplesError, reason_unreadable
 from pipeline.progress import chatter_into, say
 from pipeline.source import Found, Source, find_source, of_same_classes, open_source, summary
 
@@ -155,7 +155,8 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
                 config.data, config.evaluate, test_source, (train_source, held_out) if config.train.hold_out else None
             )
             data = [train_source.digest, test_source.digest]
-            identity = {"recipe": recipe, "fields": result_fields(config), "data": data}
+            fields = result_fields(config) | {"order": split.order}
+            identity = {"recipe": recipe, "fields": fields, "data": data}
             check_same_run(folder, identity)
             if config.model.weights:
                 say(starting_network(config.model, config.data, len(train_source.class_names))[1])
@@ -252,6 +253,9 @@ def working_in(folder: Path) -> Iterator[None]:
             if is_new and os.listdir(folder) == [RAY_LOG]:
                 shutil.rmtree(folder)
             raise
+        if isinstance(error, TooManyBadSamplesError):
+            print(f"stopped: {error}; the whole list is {folder / 'quarantine.parquet'}", file=sys.stderr)
+            sys.exit(1)
         told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command goes on from here"
         print(told, file=sys.stderr)
         sys.exit(1)

@@ -23,7 +23,8 @@ from augmix_core.baselines import (
 from augmix_core.errors import did_you_mean
 from pipeline.methods import METHODS, MethodName
 
-SECONDS_WITHOUT_PROGRESS = 600
+MOST_PIXELS = 178_956_970
+"""Pillow refuses larger images whatever it is asked: twice its warning level."""
 
 
 def require(condition: bool, field_name: str, value: object, rule: str) -> None:
@@ -70,6 +71,14 @@ class DataConfig:
     """Evaluate on the first so many test images; 0 means all. Anything else is marked NOT COMPARABLE."""
     holdout_fraction: float = 0.1
     """Share of the training images that the search is judged on and does not train on."""
+    shuffle_window: int = 16
+    """Shards whose rows are mixed at a time, of sources that are read in sequence, such as tar files; others are
+    shuffled as a whole."""
+    max_pixels: int = MOST_PIXELS // 2
+    """Height x width above which a file counts as a bad sample, by its header and without decoding it."""
+    max_bad_fraction: float = 0.001
+    """Share of the images that may be unreadable: they are replaced in training, left out of evaluation, and listed in
+    quarantine.parquet. More of them stop the run."""
 
     def __post_init__(self) -> None:
         require(self.image_size >= 8, "data.image_size", self.image_size, "networks need at least 8 pixels")
@@ -79,6 +88,19 @@ class DataConfig:
             0 < self.holdout_fraction < 1,
             "data.holdout_fraction",
             self.holdout_fraction,
+            "a share lies between 0 and 1",
+        )
+        require(self.shuffle_window >= 1, "data.shuffle_window", self.shuffle_window, "it counts shards")
+        require(
+            1 <= self.max_pixels <= MOST_PIXELS,
+            "data.max_pixels",
+            self.max_pixels,
+            f"it lies between 1 and {MOST_PIXELS}",
+        )
+        require(
+            0 <= self.max_bad_fraction <= 1,
+            "data.max_bad_fraction",
+            self.max_bad_fraction,
             "a share lies between 0 and 1",
         )
         require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "a share lies between 0 and 1")
@@ -378,6 +400,11 @@ def check_names(field_name: str, names: tuple[str, ...], known: tuple[str, ...])
     require(len(set(names)) == len(names), field_name, names, "name each once")
 
 
+def default_progress_timeout() -> float:
+    """Long enough for a node that is starting."""
+    return float(os.environ.get("AUGMIX_PROGRESS_TIMEOUT_S", "600"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleConfig:
     """How many machines do it. Results do not depend on it, up to batch norm's share of a batch."""
@@ -401,6 +428,12 @@ class ScaleConfig:
     """Images of a cell that are answered, kept and resumed together; 0 means 2,000, or 40 MiB if that is less."""
     use_labels: bool = False
     """Preprocess on nodes labelled augmix.io/role=preprocess, train on augmix.io/role=train, see cluster.yaml."""
+    augment_on: Literal["data", "train"] = "data"
+    """Where AugMix runs: in the preprocessing tasks, or in the training workers, which then receive one image a sample
+    instead of augmix.views. The pixels are the same."""
+    progress_timeout_s: float = field(default_factory=default_progress_timeout)
+    """Seconds in which preprocessing must get on, else it is an error; $AUGMIX_PROGRESS_TIMEOUT_S overrides the
+    default."""
     max_failures: int = 3
     """Restarts of the training workers after a crash before the run gives up."""
 
@@ -426,6 +459,7 @@ class ScaleConfig:
             self.evaluation_piece_size,
             "it counts images; 0 means automatic",
         )
+        require(self.progress_timeout_s > 0, "scale.progress_timeout_s", self.progress_timeout_s, "it must be positive")
         require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
 
 
@@ -676,7 +710,7 @@ def method_config(config: RunConfig, method: MethodName) -> RunConfig:
 
 NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
 NOT_OF_THE_RESULT_IN = {
-    "data": ("path", "views", "download", "reindex"),
+    "data": ("path", "views", "download", "reindex", "max_bad_fraction"),
     "train": ("epochs", "max_steps"),
     "search": ("max_concurrent",),
 }

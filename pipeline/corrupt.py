@@ -182,5 +182,5 @@ def piece_rows(sources: ray.ObjectRef, portions: Sequence[Portion], config: RunC
     rows = ray.data.read_datasource(
         PieceRows(sources, portions, config), override_num_blocks=len(portions), **placement(config)
     )
-    quiet(rows, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
+    quiet(rows, config, target_block_bytes=1)  # so that Ray neither joins nor cuts pieces
     return rows

@@ -13,6 +13,12 @@ from pipeline.sources.base import Unreadable
 CIFAR_PADDING = 4
 RESIZE_TO_CROP = 256 / 224  # ImageNet's evaluation: short side 256, centre 224
 MAX_REPLACEMENTS = 100
+NO_SAMPLE = -1
+RGB_AXES = 3
+
+
+class TooManyBadSamplesError(RuntimeError):
+    """More samples than data.max_bad_fraction cannot be used; the text says which, for people."""
 
 
 def training_images(
@@ -21,32 +27,27 @@ def training_images(
     """Return the columns sample_id, requested_id, epoch, label, image for stream positions.
 
     A sample that cannot be decoded is replaced by the next one of its epoch's order, so a batch never shrinks and
-    the stream stays a pure function of (seed, position); requested_id then differs from sample_id.
-
-    Raises:
-        ValueError: MAX_REPLACEMENTS samples in a row cannot be decoded.
+    the stream stays a pure function of (seed, position); requested_id then differs from sample_id. Where
+    MAX_REPLACEMENTS in a row cannot be decoded, sample_id is NO_SAMPLE and the image black: training stops there.
     """
     epochs, requested = split.at(positions, seed=seed)
     encoded, labels = source.read(requested)
     ids = requested.copy()
     drawn = draw_crops(ids, epoch=epochs, seed=seed)
-    images = np.empty((len(ids), config.image_size, config.image_size, 3), np.uint8)
+    images = np.zeros((len(ids), config.image_size, config.image_size, 3), np.uint8)
     for n, epoch in enumerate(epochs.tolist()):
         for skipped in range(1, MAX_REPLACEMENTS + 1):
             try:
-                images[n] = training_crop(decoded(encoded[n]), drawn[n], config)
+                images[n] = training_crop(decoded(encoded[n], config), drawn[n], config)
                 break
-            except ValueError as error:
+            except ValueError:
                 start = epoch * split.size
                 following = start + (positions[n] - start + skipped) % split.size
                 _, (ids[n],) = split.at([following], seed=seed)
                 (encoded[n],), (labels[n],) = source.read(ids[n : n + 1])
                 (drawn[n],) = draw_crops(ids[n : n + 1], epoch=epoch, seed=seed)
-                reason = error
         else:
-            raise ValueError(
-                f"{MAX_REPLACEMENTS} images in a row cannot be read, the last {source.describe(int(ids[n]))}: {reason}"
-            )
+            ids[n] = NO_SAMPLE
     return {"sample_id": ids, "requested_id": requested, "epoch": epochs, "label": labels, "image": images}
 
 
@@ -64,27 +65,29 @@ def evaluation_images(
     valid = np.ones(len(sample_ids), bool)
     for n, item in enumerate(encoded):
         try:
-            image = decoded(item)
+            image = decoded(item, config)
             images[n] = evaluation_crop(image, config, margin) if resized else center_crop(image, config)
         except ValueError:
             valid[n] = False
     return images, labels, valid
 
 
-def reason_unreadable(source: Source, sample_id: int, config: DataConfig) -> str:
-    """Return why a sample cannot be used, or '' if it can: what goes on the list of skipped samples."""
+def reason_unreadable(source: Source, sample_id: int, config: DataConfig, *, resized: bool = True) -> str:
+    """Return why a sample cannot be used, or '' if it can; `resized` as in `evaluation_images`."""
     try:
-        evaluation_crop(decoded(source.read([sample_id])[0][0]), config)
+        image = decoded(source.read([sample_id])[0][0], config)
+        if image.ndim == RGB_AXES:  # else a sequence of frames, which reading has checked
+            evaluation_crop(image, config) if resized else center_crop(image, config)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def decoded(item: Encoded) -> NDArray[np.uint8]:
+def decoded(item: Encoded, config: DataConfig) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB."""
     if isinstance(item, Unreadable):
         raise ValueError(item.reason)
-    return decode_rgb(item) if isinstance(item, bytes) else item
+    return decode_rgb(item, max_pixels=config.max_pixels) if isinstance(item, bytes) else item
 
 
 def training_crop(image: NDArray[np.uint8], drawn: NDArray[np.uint32], config: DataConfig) -> NDArray[np.uint8]:

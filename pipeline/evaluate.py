@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
@@ -24,13 +26,15 @@ from augmix_core.perturbations import NOISE_PERTURBATIONS
 from pipeline.blocks import TRAIN_LABEL, opened_source, placement
 from pipeline.budget import Scale, corrupts_in_tasks
 from pipeline.cells import Cell, Plan, rows_of_a_piece
-from pipeline.config import SECONDS_WITHOUT_PROGRESS, RunConfig, piece_size
+from pipeline.config import RunConfig, piece_size
 from pipeline.corrupt import CleanImages, Missing, Portion, make_piece, portions_of, read_clean
+from pipeline.decode import TooManyBadSamplesError
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
 from pipeline.networks import Network
 from pipeline.predict import predict
 from pipeline.progress import counted
+from pipeline.quarantine import add, described, too_many
 from pipeline.source import digest_of
 
 TEMPERATURES = "temperatures.json"
@@ -136,6 +140,8 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
     Args:
         networks: by method; all of them are asked the same.
         folder: of the ledger.
+    Raises:
+        TooManyBadSamplesError: More of some images than data.max_bad_fraction cannot be read.
     """
     ledger = Ledger(folder)
     identity = {
@@ -167,11 +173,12 @@ def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str,
     origins = {method: network.origin for method, network in networks.items()}
     ledger.ask(identity, cells, plan.about | {"batch": batch, "piece": piece, "networks": origins})
     references = ray.put(dict(networks)), ray.put(plan.sources)
+    quarantine = UnreadableImages(config, plan, ledger)
     temperatures: dict[str, float] = {}
     if held_out := [cell for cell in plan.cells if cell.kind == "held_out"]:
-        answer(config, scale, plan, ledger, held_out, references, {})
+        answer(config, scale, plan, ledger, held_out, references, {}, quarantine)
         temperatures = chosen_temperatures(ledger, networks)
-    answer(config, scale, plan, ledger, plan.cells, references, temperatures)
+    answer(config, scale, plan, ledger, plan.cells, references, temperatures, quarantine)
     return ledger
 
 
@@ -183,6 +190,7 @@ def answer(
     cells: Any,
     references: tuple[ray.ObjectRef, ray.ObjectRef],
     temperatures: Mapping[str, float],
+    quarantine: "UnreadableImages",
 ) -> None:
     """Fill in the pieces that are missing in some cells."""
     left = {cell.key: set(ledger.all_firsts(cell.key)) - set(ledger.firsts(cell.key)) for cell in cells}
@@ -207,7 +215,9 @@ def answer(
         for _ in range(min(scale.evaluation_actors, pieces))
     ]
     tasks = Tasks(references[1], config) if corrupts_in_tasks(config, scale.use_gpu) else None
-    for key, first, answers in counted(answered(portions, predictors, tasks), "evaluate", pieces):
+    coming = answered(portions, predictors, tasks, patience=config.scale.progress_timeout_s)
+    for key, first, answers in counted(coming, "evaluate", pieces):
+        quarantine.add(key, answers)
         ledger.put(key, first, answers)
         left[key].discard(first)
         if not left[key]:
@@ -249,7 +259,7 @@ def make_in_task(
 
 
 def answered(
-    portions: Sequence[Portion], predictors: Sequence[Any], tasks: Tasks | None
+    portions: Sequence[Portion], predictors: Sequence[Any], tasks: Tasks | None, *, patience: float
 ) -> Iterator[tuple[str, int, bytes]]:
     """Yield (cell key, first row, answers) of all wanted pieces, in the order in which they come.
 
@@ -258,18 +268,17 @@ def answered(
     Args:
         tasks: make the pieces; without them the actors do.
     Raises:
-        RuntimeError: Nothing came for SECONDS_WITHOUT_PROGRESS.
+        RuntimeError: Nothing came for `patience` seconds.
     """
     ahead = PIECES_AHEAD + (math.ceil(tasks.slots / len(predictors)) if tasks else 0)
     waiting: dict[ray.ObjectRef, tuple[int, str, int]] = {}
     queues = [0] * len(predictors)
 
     def next_answers() -> tuple[str, int, bytes]:
-        ready, _ = ray.wait(list(waiting), timeout=SECONDS_WITHOUT_PROGRESS)
+        ready, _ = ray.wait(list(waiting), timeout=patience)
         if not ready:
             raise RuntimeError(
-                f"no answer came for {SECONDS_WITHOUT_PROGRESS} s; see `ray status` for what the "
-                f"{len(predictors)} actors wait for"
+                f"no answer came for {patience:g} s; see `ray status` for what the {len(predictors)} actors wait for"
             )
         number, key, first = waiting.pop(ready[0])
         queues[number] -= 1
@@ -290,6 +299,42 @@ def answered(
             queues[number] += 1
     while waiting:
         yield next_answers()
+
+
+class UnreadableImages:
+    """What could not be read of the images that are scored: left out, listed beside the ledger, and limited."""
+
+    def __init__(self, config: RunConfig, plan: Plan, ledger: Ledger) -> None:
+        self.config, self.plan, self.folder = config, plan, ledger.folder
+        self.inputs = {cell.key: given for given in plan.inputs for cell in given.cells}
+        self.known: dict[int, set[int]] = {}
+        for given in plan.inputs:  # what an earlier start has met
+            for table in ledger.tables(given.cells[0].key, ["sample_id", "valid"]):
+                self.known.setdefault(given.source, set()).update(unreadable(table))
+
+    def add(self, key: str, answers: bytes) -> None:
+        """Take note of unreadable images in the answers to a piece.
+
+        Raises:
+            TooManyBadSamplesError: They are too many; these answers should not be kept.
+        """
+        given = self.inputs[key]
+        known = self.known.setdefault(given.source, set())
+        new = set(unreadable(pq.read_table(pa.BufferReader(answers), columns=["sample_id", "valid"]))) - known
+        if not new:
+            return
+        known |= new
+        source = self.plan.sources[given.source]
+        split = {0: "test"}.get(given.source, "train" if key == "held_out" else key)
+        rows = add(self.folder, described(source, new, split, self.config.data, resized=given.resized))
+        if len(known) > self.config.data.max_bad_fraction * given.rows:
+            mine = [row for row in rows if row["split"] == split]
+            raise TooManyBadSamplesError(too_many(mine, len(known), given.rows, self.config.data))
+
+
+def unreadable(answers: pa.Table) -> list[int]:
+    """The ids of the images that could not be read."""
+    return answers.filter(pc.invert(answers["valid"]))["sample_id"].to_pylist()
 
 
 def chosen_temperatures(ledger: Ledger, networks: Mapping[str, Network]) -> dict[str, float]:

@@ -1,42 +1,51 @@
 """What a training leaves for people, written by its rank 0 into the training's folder.
 
-metrics.jsonl    one line an epoch: losses, errors, throughput
-progress.json    the newest step, at most once a second
-skipped.jsonl    samples that could not be read, and why
+metrics.jsonl    one line an epoch: losses, errors, throughput, data wait, object store
+progress.json    the newest step and how fast it went, at most once a second
+object_store.json    what the driver has measured meanwhile
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
+import numpy as np
 import torch
 
-from pipeline.blocks import opened_source
-from pipeline.config import DataConfig
-from pipeline.decode import reason_unreadable
-
 SECONDS_BETWEEN_PROGRESS = 1.0
+STORE = "object_store.json"
 
 
 class Journal:
-    """The three files, and the clock that tells waiting for data from computing.
+    """The files, and the clock that tells waiting for data from computing.
 
     Args:
         folder: where they go.
         rank: only rank 0 writes.
         step, steps: where the training goes on from, and its last.
         global_batch_size: samples in a step.
+        publish: told of every step on rank 0: step, samples, seconds waited for them, samples in quarantine.
     """
 
-    def __init__(self, folder: Path, rank: int, *, step: int, steps: int, global_batch_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        *,
+        step: int,
+        steps: int,
+        global_batch_size: int,
+        publish: Callable[[int, int, float, int], None],
+    ) -> None:
         self.folder, self.rank = folder, rank
-        self.steps, self.global_batch_size = steps, global_batch_size
-        self.listed: set[int] = set()
-        self.waited = self.written = 0.0
-        self.epoch_step = step
+        self.steps, self.global_batch_size, self.publish = steps, global_batch_size, publish
+        self.waits: list[float] = []
+        """Seconds that each step of this epoch waited for its rows."""
+        self.ends: list[float] = []
+        """When each ended."""
+        self.written = 0.0
         self.epoch_start = time.perf_counter()
         if rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,40 +63,54 @@ class Journal:
         while True:
             asked = time.perf_counter()
             rows = next(batches, None)
-            self.waited += time.perf_counter() - asked
             if rows is None:
                 return
+            self.waits.append(time.perf_counter() - asked)
             yield rows
 
-    def progress(self, step: int) -> None:
-        """At most once a second, say how far the training is."""
-        now = time.time()
-        if self.rank == 0 and now - self.written >= SECONDS_BETWEEN_PROGRESS:
+    def stepped(self, step: int, quarantined: int) -> None:
+        """A step has ended: publish it and, at most once a second, say how far and how fast the training is."""
+        self.ends.append(time.perf_counter())
+        if self.rank != 0:
+            return
+        self.publish(step, self.global_batch_size, self.waits[-1], quarantined)
+        now = time.monotonic()
+        if now - self.written >= SECONDS_BETWEEN_PROGRESS:
             self.written = now
-            write_atomically(self.folder / "progress.json", json.dumps({"step": step, "steps": self.steps}))
+            told = {"step": step, "steps": self.steps, "quarantined": quarantined}
+            write_atomically(self.folder / "progress.json", json.dumps(told | self.last_step()))
+
+    def last_step(self) -> dict[str, float]:
+        """Throughput and data wait of the newest step."""
+        seconds = self.ends[-1] - (self.ends[-2] if len(self.ends) > 1 else self.epoch_start)
+        return {"samples_per_second": self.global_batch_size / seconds, "data_wait_share": self.waits[-1] / seconds}
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Add throughput to the metrics and write their line."""
+        """Add throughput, data wait and the object store's figures to the metrics and write their line."""
         seconds = time.perf_counter() - self.epoch_start
-        samples = (metrics["step"] - self.epoch_step) * self.global_batch_size
-        metrics |= {"samples_per_second": samples / seconds, "data_wait_share": self.waited / seconds}
+        metrics |= {
+            "samples_per_second": len(self.ends) * self.global_batch_size / seconds,
+            "data_wait_share": sum(self.waits) / seconds,
+            "step_seconds_p95": percentile(np.diff([self.epoch_start, *self.ends])),
+            "data_wait_seconds_p95": percentile(self.waits),
+        }
         if self.rank == 0:
+            metrics |= self.object_store()
             with (self.folder / "metrics.jsonl").open("a") as lines:
                 lines.write(json.dumps(metrics) + "\n")
-        self.waited, self.epoch_step, self.epoch_start = 0.0, metrics["step"], time.perf_counter()
+        self.waits, self.ends, self.epoch_start = [], [], time.perf_counter()
 
-    def skipped(self, sample_ids: set[int], source: ray.ObjectRef, config: DataConfig) -> None:
-        """Name each sample that had to be replaced, once, and why."""
-        if self.rank != 0 or not sample_ids - self.listed:
-            return
-        opened = opened_source(source)
-        with (self.folder / "skipped.jsonl").open("a") as lines:
-            for sample_id in sorted(sample_ids - self.listed):
-                reason = reason_unreadable(opened, sample_id, config)
-                lines.write(
-                    json.dumps({"sample_id": sample_id, "file": opened.describe(sample_id), "reason": reason}) + "\n"
-                )
-        self.listed |= sample_ids
+    def object_store(self) -> dict[str, int]:
+        """What the driver has measured; nothing where it measures nothing."""
+        try:
+            return json.loads((self.folder / STORE).read_text())
+        except OSError:
+            return {}
+
+
+def percentile(seconds: Any) -> float:
+    """What 95 % of the steps stay below."""
+    return float(np.percentile(seconds, 95))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -34,9 +34,9 @@ from pipeline.augment import fields_of_views, rows_of
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.blocks import rows_of as rows_one_by_one
 from pipeline.budget import check_storage
-from pipeline.config import PreprocessConfig, RunConfig
+from pipeline.config import DataConfig, PreprocessConfig, RunConfig
 from pipeline.decode import decoded
-from pipeline.order import Split, split_train
+from pipeline.order import Split, split_train, windowed
 from pipeline.progress import counted, say
 from pipeline.shards import (
     DONE,
@@ -109,6 +109,7 @@ def plan_works(kind: str, config: PreprocessConfig) -> list[Work]:
     source = open_source(run.data, train=True)
     fraction = run.data.holdout_fraction if run.train.hold_out else 0.0
     split, _ = split_train(len(source), seed=run.seed, limit=run.data.train_limit, holdout_fraction=fraction)
+    split = windowed(split, source.shard_rows, window=run.data.shuffle_window)
     fields = {**fields_of_views(run, split), "epochs": config.epochs}
     size = views_bytes(run)
     wanted = manifest("views", fields, source, config.epochs * split.size, size, config)
@@ -124,7 +125,7 @@ def images_work(split: str, config: PreprocessConfig) -> Work:
     """The images of one split."""
     source = open_source(config.data, train=split == SPLITS[0])
     fields = {"data.name": config.data.name, "split": split, "short_side": config.short_side}
-    size = mean_bytes(source, config.short_side)
+    size = mean_bytes(source, config)
     wanted = manifest("images", fields, source, len(source), size, config)
     everything = Split(len(source), 0, len(source), config.seed)
     return Work(Folder(f"{config.output.rstrip('/')}/{split}"), wanted, source, config, everything, size)
@@ -139,11 +140,11 @@ def manifest(
     return Manifest(kind, rows, rows_a_shard, tuple(source.class_names), fields, source.digest)
 
 
-def mean_bytes(source: Source, short_side: int) -> float:
+def mean_bytes(source: Source, config: PreprocessConfig) -> float:
     """Bytes of a decoded image, from some of them, evenly spread."""
     sizes, reason = [], ""
     for sample_id in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64)):
-        image, why = prepared(source.read([int(sample_id)])[0][0], short_side)
+        image, why = prepared(source.read([int(sample_id)])[0][0], config.short_side, config.data)
         if image is not None:
             sizes.append(image.nbytes)
         reason = reason or why
@@ -248,7 +249,7 @@ def write(work: Work) -> None:
         target = target_of(work)
         tasks = ShardTasks(numbers, ray.put(work.source), target)
         rows = ray.data.read_datasource(tasks, override_num_blocks=len(tasks.portions()), **placement(target.config))
-        quiet(rows, target_block_bytes=1)
+        quiet(rows, target.config, target_block_bytes=1)
         left = sum(len(target.rows_of_shard(number)) for number in numbers)
         with closing(rows_one_by_one(rows)) as finished:
             for row in counted(finished, "preprocess", left, unit="image", size=lambda row: row["rows"]):
@@ -417,7 +418,7 @@ def image_rows(source: Source, target: Target, number: int) -> tuple[pa.RecordBa
         encoded, labels = source.read(ids[start : start + IMAGES_AT_ONCE])
         all_labels.append(labels)
         for sample_id, item in zip(ids[start : start + IMAGES_AT_ONCE].tolist(), encoded, strict=True):
-            image, reason = prepared(item, target.short_side)
+            image, reason = prepared(item, target.short_side, target.config.data)
             paths.append(source.describe(sample_id).removeprefix(target.strip))
             if image is None:
                 unreadable.append([sample_id, paths[-1], reason])
@@ -443,10 +444,10 @@ def image_rows(source: Source, target: Target, number: int) -> tuple[pa.RecordBa
     return pa.record_batch(columns), unreadable
 
 
-def prepared(item: Encoded, short_side: int) -> tuple[NDArray[np.uint8] | None, str]:
+def prepared(item: Encoded, short_side: int, data: DataConfig) -> tuple[NDArray[np.uint8] | None, str]:
     """The image as it is kept, or None and the reason."""
     try:
-        image = decoded(item)
+        image = decoded(item, data)
     except ValueError as error:
         return None, str(error)
     return (resize_short_side(image, short_side) if 0 < short_side < min(image.shape[:2]) else image), ""

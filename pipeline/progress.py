@@ -105,6 +105,9 @@ class Follower:
             self.printed_step = row["step"]
         if self.bar is not None and progress:
             self.bar.total = progress["steps"]
+            self.bar.set_postfix_str(
+                f"{progress['samples_per_second']:.0f} images/s, data wait {100 * progress['data_wait_share']:.0f} %"
+            )
             self.bar.update(progress["step"] - self.bar.n)
 
     def new_epochs(self) -> list[dict[str, Any]]:
@@ -116,14 +119,14 @@ class Follower:
         rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [row for row in rows if row["step"] > self.printed_step]
 
-    def read_progress(self) -> dict[str, int] | None:
+    def read_progress(self) -> dict[str, Any] | None:
         """The newest step that rank 0 has told of."""
         try:
             return json.loads((self.folder / "progress.json").read_text())
         except (OSError, ValueError):
             return None
 
-    def line(self, row: dict[str, Any], progress: dict[str, int] | None) -> str:
+    def line(self, row: dict[str, Any], progress: dict[str, Any] | None) -> str:
         """An epoch in one line."""
         parts = [
             f"{self.label}: epoch {row['epoch']}/{self.epochs}",
@@ -133,6 +136,12 @@ class Follower:
             f"{row['samples_per_second']:.0f} images/s",
             f"data wait {100 * row['data_wait_share']:.0f} %",
         ]
+        if "object_store_peak_bytes" in row:
+            parts.append(f"object store {row['object_store_peak_bytes'] / 2**20:.0f} MiB at the most")
+        if row.get("spilled_bytes"):
+            parts.append(f"{row['spilled_bytes'] / 2**20:.0f} MiB spilled")
+        if row.get("data/quarantined"):
+            parts.append(f"{row['data/quarantined']} images unreadable")
         if progress and self.first_seen and row["step"] > self.first_seen[1] and row["step"] < progress["steps"]:
             since, step = self.first_seen
             left = (time.monotonic() - since) / (row["step"] - step) * (progress["steps"] - row["step"])

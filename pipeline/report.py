@@ -23,9 +23,12 @@ from pipeline.cells import read_top5_baseline
 from pipeline.config import RunConfig
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger
+from pipeline.quarantine import QUARANTINE, collected
 from pipeline.scorecard import scorecard
 from pipeline.source import Source
 
+MOST_NAMED = 20
+"""Unreadable images that the report names."""
 FRACTIONS = ("temperature", "mean_flip_probability")
 PACKAGES = ("augmix-ray", "ray", "torch", "torchvision", "numpy", "pillow", "pyarrow", "scipy", "simplejpeg")
 
@@ -83,9 +86,7 @@ def collect(folder: Path, config: RunConfig, ledger: Ledger) -> dict[str, Any]:
         "progress": card["progress"],
         "search": json.loads(best.read_text()) if best.exists() else None,
         "skipped": {
-            "train": [
-                line | {"method": m} for m in methods for line in read_lines(folder / "train" / m / "skipped.jsonl")
-            ],
+            "listed": collected(folder),
             "test": card["unreadable"],
         },
         "config": json.loads((folder / "config.json").read_text()),
@@ -221,8 +222,12 @@ def notes(metrics: dict[str, Any]) -> list[str]:
         found.append(
             f"The search tried {len(metrics['search']['trials'])} settings on held-out images of training: {best}."
         )
-    for line in metrics["skipped"]["train"]:
-        found.append(f"Skipped in training ({line['method']}): {line['file']}: {line['reason']}.")
+    listed = metrics["skipped"]["listed"]
+    for row in listed[:MOST_NAMED]:
+        done = "Replaced in training" if row["split"] == "train" else f"Left out ({row['split']})"
+        found.append(f"{done}: {row['path']}: {row['reason']}.")
+    if len(listed) > MOST_NAMED:
+        found.append(f"{len(listed) - MOST_NAMED} more such images are in {QUARANTINE}.")
     if metrics["skipped"]["test"]:
         found.append(f"{metrics['skipped']['test']} test images could not be read and are left out of every score.")
     if metrics["config"].get("augmix", {}).get("ops") == "all":

@@ -15,6 +15,7 @@ from pipeline.evaluate import evaluate
 from pipeline.networks import Network, find_checkpoint, from_checkpoint, open_network
 from pipeline.order import Split, split_train
 from pipeline.progress import say
+from pipeline.quarantine import collecting
 from pipeline.report import write_report
 from pipeline.source import Source, find_source, open_source, summary
 
@@ -63,7 +64,8 @@ class Score:
         check_storage(run.storage)
         say(f"{self.network.origin}: {rows_of(self.plan)}")
         say(self.about)
-        evaluate(run, evaluation_scale(run), self.plan, self.networks(), self.folder / "ledger")
+        with collecting(self.folder):
+            evaluate(run, evaluation_scale(run), self.plan, self.networks(), self.folder / "ledger")
         self.report()
 
     def report(self) -> None:

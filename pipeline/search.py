@@ -17,6 +17,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipeline.budget import TRIAL_CPUS, Scale
 from pipeline.config import RunConfig, SearchConfig
+from pipeline.decode import TooManyBadSamplesError
 from pipeline.journal import write_atomically
 from pipeline.train import Job, fit
 
@@ -77,6 +78,9 @@ def search(job: Job, folder: Path, say: Callable[[str], None]) -> dict[str, Any]
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[OneLineATrial(say)]),
         )
     results = tuner.fit()
+    for error in results.errors:
+        if isinstance(error, TooManyBadSamplesError):
+            raise TooManyBadSamplesError(str(getattr(error, "cause", error)))
     finished = [result for result in results if result.metrics and OBJECTIVE in result.metrics]
     if not finished:
         raise RuntimeError(

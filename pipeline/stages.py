@@ -13,11 +13,13 @@ from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
 from pipeline.methods import MethodName
 from pipeline.networks import Network, from_checkpoint
-from pipeline.order import Split, split_train
+from pipeline.order import Split, classes_of_a_batch, split_train, windowed
 from pipeline.progress import followed, say
+from pipeline.quarantine import collecting
 from pipeline.report import write_report
 from pipeline.search import BEST, search, trial_scale, with_setting
 from pipeline.source import Source
+from pipeline.telemetry import metered
 from pipeline.train import CLEAN, Job, fit, search_cells
 
 
@@ -33,6 +35,7 @@ class Run:
         self.train_source, self.test_source = train_source, test_source
         self.scale: Scale = resolve_scale(config)
         check_storage(config.storage)
+        warn_of_sorted_shards(config, train_source)
         self.train_ref, self.test_ref = ray.put(train_source), ray.put(test_source)
 
     @property
@@ -53,7 +56,8 @@ class Run:
         knobs = self.config.search
         if not knobs.trials:
             raise ValueError("search.trials is 0; set how many settings to try")
-        best = search(self.trial_job(), self.folder / "search", say)
+        with collecting(self.folder):
+            best = search(self.trial_job(), self.folder / "search", say)
         say(f"search: chose {json.dumps(best)}")
 
     def trial_job(self) -> Job:
@@ -72,11 +76,12 @@ class Run:
             scale=trial_scale(self.scale),
             folder=self.folder / "search",
             source=self.train_ref,
-            split=split,
+            split=windowed(split, self.train_source.shard_rows, window=config.data.shuffle_window),
             validation_source=self.train_ref,
             validation_split=held_out,
             validation_cells=search_cells(knobs.severities),
             num_classes=len(self.train_source.class_names),
+            label="search",
         )
 
     def method_job(self, method: MethodName) -> Job:
@@ -94,6 +99,7 @@ class Run:
             validation_split=tests,
             validation_cells=(CLEAN,),
             num_classes=len(self.train_source.class_names),
+            label=method,
         )
 
     def chosen(self) -> RunConfig:
@@ -113,7 +119,11 @@ class Run:
             if first_step >= job.steps:
                 say(f"{method}: already trained ({last})")
                 continue
-            with followed(method, job.folder, epochs=self.config.train.epochs, first_step=first_step):
+            with (
+                collecting(self.folder),
+                metered(job.folder),
+                followed(method, job.folder, epochs=self.config.train.epochs, first_step=first_step),
+            ):
                 fit(job)
 
     def evaluate(self) -> None:
@@ -127,7 +137,8 @@ class Run:
                 )
             networks[method], _ = from_checkpoint(last)
         say(f"evaluate: {self.test_samples} images x {len(self.plan.cells)} cells")
-        evaluate(self.config, self.scale, self.plan, networks, self.folder / "ledger")
+        with collecting(self.folder):
+            evaluate(self.config, self.scale, self.plan, networks, self.folder / "ledger")
 
     def report(self) -> None:
         """Write the report and print its tables."""
@@ -138,7 +149,22 @@ class Run:
 def final_split(config: RunConfig, source: Source) -> tuple[Split, Split]:
     """(what the final training sees, what it leaves out)."""
     fraction = config.data.holdout_fraction if config.train.hold_out else 0.0
-    return split_train(len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction)
+    split, held_out = split_train(
+        len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction
+    )
+    return windowed(split, source.shard_rows, window=config.data.shuffle_window), held_out
+
+
+def warn_of_sorted_shards(config: RunConfig, source: Source) -> None:
+    """Say it where shards hold few classes each, so that batches do: batch norm and SGD suffer."""
+    split, _ = final_split(config, source)
+    batch = config.train.global_batch_size
+    ours, random = classes_of_a_batch(split, source.labels, batch, seed=config.seed)
+    if 2 * ours < random:
+        say(
+            f"warning: a batch has {ours} classes, of images in any order it would have {random}: shards are sorted by "
+            f"class; raise --data.shuffle-window {config.data.shuffle_window}, or write them in a random order"
+        )
 
 
 def first_line(folder: Path, config: RunConfig) -> str:

@@ -4,11 +4,10 @@
 checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 """
 
-import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from ray.data import ExecutionOptions
+from ray.data.collate_fn import NumpyBatchCollateFn
 from ray.train.torch import TorchTrainer
 from torch import nn
 from torch.nn import functional as F
@@ -30,24 +31,28 @@ from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
 from augmix_core.adversary import pgd, random_starts
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
-from pipeline.augment import plan_stream, training_rows
+from pipeline.augment import PREFETCHED_BATCHES, plan_stream, training_rows, views_in_training
 from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
-from pipeline.decode import evaluation_images
-from pipeline.journal import Journal, write_atomically
+from pipeline.decode import TooManyBadSamplesError, evaluation_images
+from pipeline.journal import Journal
 from pipeline.methods import METHODS
 from pipeline.networks import starting_network
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
+from pipeline.quarantine import Quarantine
+from pipeline.telemetry import TrainingMetrics
+from pipeline.training_views import with_views
 
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"
 """How often the controller collects reports; at Ray's 2 s an epoch shorter than that would wait for it."""
 VALIDATION_BATCH = 500
+STEPS_BETWEEN_CHECKS = 50
+"""How often ranks tell each other of bad samples within an epoch."""
 CLEAN = ("clean", 0)
-STOPPED = "stopped.json"
 STEP_DROP = 0.1  # the step schedule: a tenth after every third of the epochs
 
 
@@ -66,6 +71,8 @@ class Job:
     validation_cells: tuple[tuple[str, int], ...]
     """(corruption, severity) pairs that every epoch is judged on; CLEAN for the images as they are."""
     num_classes: int
+    label: str = "training"
+    """What the published metrics call it: the method, or search."""
 
     @property
     def steps(self) -> int:
@@ -95,11 +102,24 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
 
     Raises:
         ray.train.TrainingFailedError: The workers failed more often than scale.max_failures.
+        TooManyBadSamplesError: More samples than data.max_bad_fraction cannot be used.
         FloatingPointError: A step had no finite gradient; its step, its sample ids and the last checkpoint are named.
     """
     last = checkpoint.last_checkpoint(job.folder)
     if last is not None and checkpoint.read_meta(last).step >= job.steps:
         return last
+    result = trainer_of(job, train_loop, callbacks).fit()
+    if result.return_value:
+        error, why = result.return_value
+        raise error(why)
+    final = checkpoint.last_checkpoint(job.folder)
+    assert final is not None
+    assert checkpoint.read_meta(final).step >= job.steps
+    return final
+
+
+def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Sequence[Any] = ()) -> TorchTrainer:
+    """What runs a loop on all training workers, with the stream of the job's rows."""
     config, scale = job.config, job.scale
 
     def stream() -> ray.data.Dataset:
@@ -110,8 +130,8 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         return training_rows(plan, job.source, job.split, config)
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
-    trainer = TorchTrainer(
-        train_loop,
+    return TorchTrainer(
+        loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scale.num_workers,
@@ -131,18 +151,14 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         datasets={"train": stream},
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-    (job.folder / STOPPED).unlink(missing_ok=True)
-    trainer.fit()
-    if (job.folder / STOPPED).exists():
-        raise FloatingPointError(json.loads((job.folder / STOPPED).read_text())["error"])
-    final = checkpoint.last_checkpoint(job.folder)
-    assert final is not None
-    assert checkpoint.read_meta(final).step >= job.steps
-    return final
 
 
-def train_loop(loop_config: dict[str, Any]) -> None:
-    """What every training worker runs."""
+def train_loop(loop_config: dict[str, Any]) -> tuple[type[Exception], str] | None:
+    """What every training worker runs.
+
+    Returns:
+        None, or why all ranks have stopped early: an error here would only be tried again, with the same samples.
+    """
     job: Job = loop_config["job"]
     config = job.config
     rank = ray.train.get_context().get_world_rank()
@@ -156,7 +172,15 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     step = resume(job, model, optimizer, average, rank)
     parallel = ray.train.torch.prepare_model(model)
     batch = config.train.global_batch_size
-    journal = Journal(job.folder, rank, step=step, steps=job.steps, global_batch_size=batch)
+    journal = Journal(
+        job.folder,
+        rank,
+        step=step,
+        steps=job.steps,
+        global_batch_size=batch,
+        publish=TrainingMetrics(job.label).stepped,
+    )
+    quarantine = Quarantine(job.folder, rank, job.source, job.split.size, config.data)
     tally = Tally(device)
 
     for rows in journal.timed(steps_of(job, step)):
@@ -166,26 +190,30 @@ def train_loop(loop_config: dict[str, Any]) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if not clipped(model, config.train.clip_norm).isfinite():
-            stop_at(step, job, rank)
-            return
+            return FloatingPointError, not_finite(step, job)
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
-        tally.add(sums, rows)
+        tally.add(sums)
+        quarantine.add(rows)
         step += 1
-        journal.progress(step)
-        if job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps:
+        journal.stepped(step, len(quarantine.known))
+        ends = job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps
+        if (ends or step % STEPS_BETWEEN_CHECKS == 0) and (too_many := quarantine.share(device)):
+            return TooManyBadSamplesError, too_many
+        if ends:
             share_buffers(model)
             if average is not None:
                 share_buffers(average.module)
             validated = model if average is None else average.module
             metrics = end_of_epoch(job, validated, tally, step, rank, device)
+            metrics["data/quarantined"] = len(quarantine.known)
             journal.epoch(metrics)
-            journal.skipped(tally.all_skipped(), job.source, config.data)
             report(job, model, optimizer, average, metrics, rank)
             tally = Tally(device)
     if step < job.steps:
         raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
+    return None
 
 
 def clipped(model: nn.Module, most: float) -> torch.Tensor:
@@ -200,40 +228,27 @@ def clipped(model: nn.Module, most: float) -> torch.Tensor:
     return norm
 
 
-def stop_at(step: int, job: Job, rank: int) -> None:
-    """Leave word for `fit` that a step has no finite gradient; training it again would end in the same."""
-    if rank != 0:
-        return
+def not_finite(step: int, job: Job) -> str:
+    """What is to be known of a step without a finite gradient; training it again would end in the same."""
     batch = job.config.train.global_batch_size
     _, sample_ids = job.split.at(np.arange(step * batch, (step + 1) * batch), seed=job.config.seed)
     last = checkpoint.last_checkpoint(job.folder)
-    text = (
+    return (
         f"the gradient is not finite in step {step + 1} of {job.steps}, sample ids {' '.join(map(str, sample_ids))}; "
         f"the last good checkpoint is {last or 'none yet'}: lower train.learning_rate "
         f"{job.config.train.learning_rate}, or set train.clip_norm"
     )
-    write_atomically(job.folder / STOPPED, json.dumps({"step": step, "error": text}))
 
 
 class Tally:
-    """What one rank has seen since the last report."""
+    """What one rank has summed since the last report."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self.skipped: set[int] = set()
 
-    def add(self, sums: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
+    def add(self, sums: torch.Tensor) -> None:
         """Count a batch; no wait for the device."""
         self.sums += sums
-        self.skipped.update(rows["requested_id"][rows["requested_id"] != rows["sample_id"]].tolist())
-
-    def all_skipped(self) -> set[int]:
-        """The union over ranks of the samples that could not be read."""
-        if not distributed():
-            return self.skipped
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, self.skipped)
-        return set().union(*gathered)
 
 
 def end_of_epoch(
@@ -307,7 +322,7 @@ def attacked(
     """
     network, baseline = getattr(model, "module", model), config.baseline  # DDP's hooks are for the step alone
     start = random_starts(
-        rows["sample_id"].numpy(),
+        rows["sample_id"].clamp(min=0).numpy(),  # NO_SAMPLE is seen before its step counts
         tuple(images.shape[1:]),
         epoch=rows["epoch"].numpy(),
         seed=config.seed,
@@ -387,9 +402,23 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
     rank_rows = job.config.train.global_batch_size // job.scale.num_workers
-    batches = shard.iter_torch_batches(batch_size=rank_rows, prefetch_batches=2, device="cpu")
+    make_views = ViewsInTheWorker(job.config) if views_in_training(job.config) else None
+    batches = shard.iter_torch_batches(
+        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=make_views
+    )
     for _, rows in zip(range(first_step, job.steps), batches, strict=False):
         yield rows
+
+
+class ViewsInTheWorker(NumpyBatchCollateFn):
+    """AugMix in the training worker, in the threads that fetch batches ahead: the kernels release the GIL."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def __call__(self, batch: dict[str, NDArray]) -> dict[str, torch.Tensor]:
+        """Rows with image to tensors with views."""
+        return {name: torch.tensor(column) for name, column in with_views(batch, self.config).items()}
 
 
 def resume(

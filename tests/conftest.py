@@ -11,6 +11,8 @@ import pytest
 from augmix_core import backends
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
+os.environ.setdefault("AUGMIX_PROGRESS_TIMEOUT_S", "120")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

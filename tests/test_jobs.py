@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -133,7 +134,7 @@ def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(tmp_pat
 
 
 def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
-    """224 px crops of the sample; one file is no image and ends on the list of skipped samples."""
+    """224 px crops of the sample; one file is no image and ends in quarantine."""
     data = tmp_path / "imagenet"
     names = sorted(path.name for path in real_imagenet.iterdir())[:8]
     for split in ("train", "val"):
@@ -143,15 +144,24 @@ def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
     broken.chmod(0o644)
     broken.write_bytes(b"this is no image")
     flags = ["--data.path", str(data), "--model.name", "resnet18", "--train.global-batch-size", "4"]
-    flags += ["--train.max-steps", "4", "--evaluate.corruptions", "contrast", "--evaluate.severities", "3"]
+    flags += [
+        "--data.max-bad-fraction",
+        "0.1",
+        "--train.max-steps",
+        "4",
+        "--evaluate.corruptions",
+        "contrast",
+        "--evaluate.severities",
+        "3",
+    ]
     code, out, err = finished(
         started("imagenet.py", *flags, "--methods", "augmix", storage=tmp_path / "runs"), timeout=300
     )
     assert (code, err) == (0, "")
     assert "| contrast" in out
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "index")
-    (listed,) = map(json.loads, (folder / "train/augmix/skipped.jsonl").read_text().splitlines())
-    assert listed["file"] == str(broken) and "not a readable JPEG or PNG" in listed["reason"]
+    (listed,) = pq.read_table(folder / "quarantine.parquet").to_pylist()
+    assert (listed["path"], listed["split"]) == (str(broken), "train") and "not a readable" in listed["reason"]
     assert str(broken) in (folder / "report.md").read_text()
 
 

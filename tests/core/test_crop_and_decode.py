@@ -1,6 +1,11 @@
 """Crops, and image files to RGB."""
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -18,6 +23,8 @@ from augmix_core.crop import (
 )
 from augmix_core.decode import decode_rgb
 from tests.conftest import BACKENDS, natural, skip_unless_it_runs
+
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def encode(image, kind, **options):
@@ -127,11 +134,121 @@ def test_jpegs_have_pillows_pixels_on_both_paths(image, monkeypatch):
 def test_broken_files_are_refused_with_the_reason(image):
     jpeg = encode(Image.fromarray(natural(1, 64, 64)[0]), "JPEG")
     for broken in (b"", b"no image at all", jpeg[:40], jpeg[: len(jpeg) // 2], encode(Image.fromarray(image), "GIF")):
-        with pytest.raises(ValueError, match="not a readable JPEG or PNG"):
+        with pytest.raises(ValueError, match="not a readable JPEG or PNG or WebP"):
             decode_rgb(broken)
 
 
-def test_decompression_bombs_are_refused(image, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_PIXELS", 24 * 40 - 1)
-    with pytest.raises(ValueError, match="claims 40x24 pixels"):
-        decode_rgb(encode(Image.fromarray(image), "PNG"))
+def test_images_above_the_limit_are_refused(image):
+    for kind in ("PNG", "JPEG", "WEBP"):
+        encoded = encode(Image.fromarray(image), kind)
+        assert decode_rgb(encoded, max_pixels=24 * 40).shape == image.shape
+        with pytest.raises(ValueError, match="claims 40x24 pixels; the limit is 959"):
+            decode_rgb(encoded, max_pixels=24 * 40 - 1)
+
+
+def claimed_png(width, height):
+    """A PNG whose header claims a size and whose data end soon."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(9999))}
+    body = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def claimed_jpeg(width, height):
+    whole = encode(Image.fromarray(natural(1, 24, 40)[0]), "JPEG")
+    at = whole.index(b"\xff\xc0") + 5
+    return whole[:at] + struct.pack(">HH", height, width) + whole[at + 4 :]
+
+
+def claimed_webp(width, height):
+    whole = encode(Image.fromarray(natural(1, 24, 40)[0]), "WEBP", lossless=True)
+    at = whole.index(b"VP8L") + 9
+    return whole[:at] + struct.pack("<I", (width - 1) | (height - 1) << 14) + whole[at + 4 :]
+
+
+BOMBS = """
+import resource, sys, time
+sys.path.insert(0, {root!r})
+from augmix_core.decode import decode_rgb
+from tests.core import test_crop_and_decode as made
+bombs = [made.claimed_png(60_000, 60_000), made.claimed_png(9_500, 9_500), made.claimed_jpeg(65_000, 65_000)]
+bombs += [made.claimed_jpeg(9_500, 9_500), made.claimed_webp(16_383, 16_383)]
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+for bomb in bombs:
+    try:
+        decode_rgb(bomb)
+        print("decoded")
+    except ValueError as error:
+        assert "claims" in str(error) or "exceeds limit" in str(error), error
+print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def in_a_process(code):
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert told.returncode == 0, told.stderr
+    return told.stdout.split()
+
+
+def test_bombs_are_refused_at_once_and_cost_no_memory():
+    seconds, kibibytes = in_a_process(BOMBS.format(root=ROOT))
+    assert float(seconds) < 2 and int(kibibytes) < 200 * 1024
+
+
+def test_other_formats_are_refused_whatever_they_are_called(image, tmp_path):
+    files = {kind: encode(Image.fromarray(image), kind) for kind in ("TIFF", "EPS", "GIF", "BMP", "PPM", "ICO", "PDF")}
+    files["PSD"] = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 24, 40, 8, 3) + bytes(3000)
+    files["FITS"] = b"SIMPLE  =                    T".ljust(80) + b"BITPIX  =                    8".ljust(2800)
+    for kind, content in files.items():
+        (tmp_path / f"{kind}.png").write_bytes(content)
+        with pytest.raises(ValueError, match="begin like none"):
+            decode_rgb((tmp_path / f"{kind}.png").read_bytes())
+
+
+def mutated(rng, whole):
+    """One of four ways to spoil a file."""
+    spoilt = bytearray(whole)
+    way = rng.integers(4)
+    if way == 0:
+        del spoilt[rng.integers(len(spoilt)) :]
+    elif way == 1:
+        for bit in rng.integers(8 * len(spoilt), size=rng.integers(1, 9)):
+            spoilt[bit // 8] ^= 1 << bit % 8
+    elif way == 2:
+        start = rng.integers(len(spoilt))
+        end = min(len(spoilt), start + rng.integers(1, 300))
+        spoilt[start:end] = bytes(end - start)
+    else:
+        spoilt[:4] = rng.bytes(4)
+    return bytes(spoilt)
+
+
+FUZZING = """
+import sys
+sys.path.insert(0, {root!r})
+import numpy as np
+from augmix_core.decode import decode_rgb
+from tests.core.test_crop_and_decode import encode, mutated
+from tests.conftest import natural
+from PIL import Image
+rng = np.random.default_rng({seed})
+picture = Image.fromarray(natural(1, 90, 130)[0])
+wholes = [encode(picture, "JPEG"), encode(picture, "JPEG", progressive=True), encode(picture, "PNG"),
+          encode(picture.convert("P"), "PNG"), encode(picture, "WEBP")]
+pixels = [decode_rgb(whole).tobytes() for whole in wholes]
+counts = [0, 0]
+for n in range({files}):
+    try:
+        assert decode_rgb(mutated(rng, wholes[n % len(wholes)])).dtype == np.uint8
+        counts[0] += 1
+    except ValueError:
+        counts[1] += 1
+    assert decode_rgb(wholes[n % len(wholes)]).tobytes() == pixels[n % len(wholes)]
+print(*counts)
+"""
+
+
+@pytest.mark.parametrize(("files", "seed"), [(500, 0), pytest.param(20_000, 1, marks=pytest.mark.slow)])
+def test_spoilt_files_are_decoded_or_refused_and_never_crash_or_hang(files, seed):
+    """In a process of its own; the files between the spoilt ones keep their pixels."""
+    good, bad = map(int, in_a_process(FUZZING.format(root=ROOT, files=files, seed=seed)))
+    assert good + bad == files and good > 0 and bad > files / 2

@@ -35,6 +35,10 @@ from pipeline.config import (
         (TrainConfig, "train.momentum", 1.0),
         (TrainConfig, "train.weight_decay", -1.0),
         (TrainConfig, "train.jsd_weight", math.inf),
+        (DataConfig, "data.shuffle_window", 0),
+        (DataConfig, "data.max_pixels", 10**9),
+        (DataConfig, "data.max_bad_fraction", 1.5),
+        (ScaleConfig, "scale.progress_timeout_s", 0.0),
         (SearchConfig, "search.trials", -1),
         (SearchConfig, "search.grace_epochs", 99),
         (SearchConfig, "search.severities", (0,)),
@@ -66,6 +70,8 @@ def test_scale_storage_location_more_epochs_and_other_scores_keep_the_run():
         dataclasses.replace(config, scale=ScaleConfig(num_workers=8)),
         dataclasses.replace(config, train=TrainConfig(epochs=99)),
         dataclasses.replace(config, data=DataConfig(path="/data/moved")),
+        dataclasses.replace(config, data=DataConfig(max_bad_fraction=0.5)),
+        dataclasses.replace(config, scale=ScaleConfig(augment_on="train")),
         dataclasses.replace(config, evaluate=EvaluateConfig(severities=(1,))),
     ]
     assert {fingerprint(other) for other in same} == {fingerprint(config)}
@@ -79,6 +85,7 @@ def test_what_decides_the_result_makes_another_run():
         dataclasses.replace(config, train=TrainConfig(learning_rate=0.2)),
         dataclasses.replace(config, train=TrainConfig(global_batch_size=32)),
         dataclasses.replace(config, data=DataConfig(train_limit=10)),
+        dataclasses.replace(config, data=DataConfig(shuffle_window=4)),
         dataclasses.replace(config, search=SearchConfig(trials=5)),
     ]
     assert len({fingerprint(other) for other in [config, *others]}) == len(others) + 1

@@ -16,11 +16,13 @@ from pipeline import checkpoint
 from pipeline.budget import Scale
 from pipeline.cells import plan_evaluation
 from pipeline.config import DataConfig, EvaluateConfig, RunConfig, ScaleConfig, TrainConfig
+from pipeline.decode import TooManyBadSamplesError
 from pipeline.evaluate import evaluate
 from pipeline.ledger import Ledger
 from pipeline.networks import from_checkpoint
 from pipeline.order import split_train
 from pipeline.predict import predict
+from pipeline.quarantine import add, collected
 from pipeline.report import write_report
 from pipeline.scorecard import scorecard
 from pipeline.source import open_folder, open_source
@@ -204,7 +206,13 @@ def test_unreadable_test_images_are_left_out_and_counted(ray_local, tmp_path):
     data = DataConfig(name="imagenet", image_size=32, crop="random_resized")
     config = RunConfig(data=data, evaluate=EvaluateConfig(corruptions=("contrast",), severities=(5,)))
     networks = {"augmix": untrained(tmp_path / "checkpoints", "augmix", classes=2, data=data)}
-    ledger = evaluate(config, SCALE, plan_evaluation(data, config.evaluate, source), networks, tmp_path / "ledger")
+    plan = plan_evaluation(data, config.evaluate, source)
+    with pytest.raises(TooManyBadSamplesError, match=r"1 of 6 images \(16\.7 %\) .*n01/1\.JPEG: not a readable"):
+        evaluate(config, SCALE, plan, networks, tmp_path / "ledger")
+    config = dataclasses.replace(config, data=dataclasses.replace(data, max_bad_fraction=0.2))
+    ledger = evaluate(config, SCALE, plan, networks, tmp_path / "ledger")
+    (row,) = collected(tmp_path)
+    assert (row["sample_id"], row["split"]) == (1, "test")
     clean = ledger.read("clean")
     assert clean["valid"].to_pylist() == [True, False, True, True, True, True]
     wrong = np.array(clean["predicted_augmix"]) != np.array(clean["label"])
@@ -248,8 +256,8 @@ def test_the_report_writes_tables_figures_and_one_html_file(scored, asked):
         (folder / "train" / method).mkdir(parents=True, exist_ok=True)
         row = {"epoch": 1, "step": 9, "train/loss": 1.0, "train/error": 0.5, "validation/error": 0.5}
         (folder / "train" / method / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    skipped = {"sample_id": 3, "file": "/data/<b>.jpg", "reason": "not a readable JPEG or PNG: truncated"}
-    (folder / "train" / "augmix" / "skipped.jsonl").write_text(json.dumps(skipped) + "\n")
+    bad = {"sample_id": 3, "path": "/data/<b>.jpg", "reason": "not readable: truncated", "split": "train"}
+    add(folder / "train" / "augmix", [bad])
     source = open_source(asked.data, train=False)
     tables = write_report(folder, asked, training=source, test=source)
     metrics = json.loads((folder / "metrics.json").read_text())

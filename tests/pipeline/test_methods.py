@@ -15,10 +15,10 @@ from pipeline.augment import check_stored_views, rows_of
 from pipeline.budget import Scale
 from pipeline.config import BaselineConfig, DataConfig, RunConfig, SearchConfig, TrainConfig, method_config
 from pipeline.methods import METHODS, MIXED, MethodName
-from pipeline.order import split_train
+from pipeline.order import Split, split_train
 from pipeline.source import open_source
 from pipeline.train import CLEAN, Job, build_optimizer, fit, loss_of, seed_torch
-from pipeline.training_views import partner_positions
+from pipeline.training_views import PARTNER_WINDOW, partner_positions, with_views
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(
@@ -87,6 +87,25 @@ def test_every_sample_is_a_partner_once_an_epoch(digits):
         partners = partner_positions(split, positions, seed=0)
         assert sorted(partners) == positions.tolist() and (partners != positions).mean() > 0.9
     assert (partner_positions(split, np.arange(96), seed=0) + 96 != partners).any()
+
+
+def test_partners_stay_in_their_window_of_the_stream():
+    split = Split(2500, 0, 2500, 0)
+    partners = partner_positions(split, np.arange(5000), seed=0)
+    assert sorted(partners) == list(range(5000))
+    assert (partners // 2500 == np.arange(5000) // 2500).all()
+    assert (partners % 2500 // PARTNER_WINDOW == np.arange(5000) % 2500 // PARTNER_WINDOW).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_views_made_in_the_training_worker_are_those_made_in_the_read_task(digits, method):
+    scale = dataclasses.replace(CONFIG.scale, augment_on="train")
+    config = method_config(dataclasses.replace(CONFIG, scale=scale), method)
+    sent = rows_of(*digits, np.arange(8), config)
+    assert ("image" in sent) == (METHODS[method].images not in MIXED)
+    made = with_views(sent, config) if "image" in sent else sent
+    expected = rows(method, digits, range(8))
+    assert made.keys() == expected.keys() and all((made[name] == expected[name]).all() for name in expected)
 
 
 def test_rows_of_mixup_are_the_mix_of_two_rows_of_the_epoch(digits):

@@ -24,6 +24,7 @@ from pipeline.budget import Scale
 from pipeline.config import DataConfig, RunConfig, TrainConfig, method_config
 from pipeline.order import split_train
 from pipeline.source import open_source
+from pipeline.telemetry import metered, series
 from pipeline.train import CLEAN, Job, build_optimizer, fit, learning_rate, loss_of, seed_torch, set_learning_rate
 
 CONFIG = RunConfig(
@@ -231,6 +232,43 @@ def test_a_killed_training_worker_changes_nothing(ray_local, undisturbed, tmp_pa
     assert equal(weights(folder), weights(undisturbed))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def in_the_worker(ray_local, tmp_path_factory) -> Path:
+    """The same training with AugMix in the training workers, with the object stores' figures beside it."""
+    folder = tmp_path_factory.mktemp("in_the_worker") / "augmix"
+    config = dataclasses.replace(CONFIG, scale=dataclasses.replace(CONFIG.scale, augment_on="train"))
+    with metered(folder):
+        fit(dataclasses.replace(job_in(folder, config), label="law"))
+    return folder
+
+
+def test_augmix_in_the_training_worker_gives_the_same_weights(undisturbed, in_the_worker):
+    assert equal(weights(in_the_worker), weights(undisturbed))
+
+
+def test_a_training_publishes_its_figures_on_the_metrics_port_of_its_node(in_the_worker):
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    wanted = {"samples_total": 3 * 192.0, "step": 18.0, "quarantined": 0.0}
+    for name, value in wanted.items():
+        for _ in range(100):
+            told = dict(series(node, f"ray_augmix_{name}", "method"))
+            if told.get("law") == value:
+                break
+            time.sleep(0.1)
+        assert told["law"] == value
+    assert dict(series(node, "ray_augmix_data_wait_seconds_total", "method"))["law"] > 0
+
+
+def test_an_epoch_tells_throughput_data_wait_quarantine_and_the_object_stores(in_the_worker):
+    rows = [json.loads(line) for line in (in_the_worker / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["samples_per_second"] > 0 and 0 <= row["data_wait_share"] <= 1
+        assert row["step_seconds_p95"] > 0 and row["data/quarantined"] == 0
+        assert row["object_store_peak_bytes"] > 0 and row["spilled_bytes"] == 0
+    progress = json.loads((in_the_worker / "progress.json").read_text())
+    assert progress.keys() == {"step", "steps", "samples_per_second", "data_wait_share", "quarantined"}
 
 
 def test_the_standard_method_trains_on_clean_views_alone(ray_local, tmp_path):
