@@ -7,7 +7,7 @@ rows, all of one training rank, so that rank r of W receives block r, r + W, r +
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from augmix_core import STREAM_VERSION, augmix
+from augmix_core import STREAM_VERSION
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.config import RunConfig
 from pipeline.decode import training_images
+from pipeline.methods import METHODS
 from pipeline.order import Split, total_steps
 from pipeline.shards import StoredViews, opened_views
 from pipeline.source import Source
+from pipeline.training_views import has_partners, partner_positions, with_views
 
 PREFETCHED_BATCHES = 2
 BLOCK_BYTES = 4 * 2**20
@@ -121,27 +123,28 @@ class TrainingStream(Datasource):
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
-    """Columns sample_id, requested_id, epoch, label and views (N, V, H, W, 3) uint8 for stream positions.
+    """Columns sample_id, requested_id, epoch, label and what `with_views` makes, for stream positions.
 
     Where training makes the views, image (N, H, W, 3) uint8 in their place.
     """
     if config.data.views:
         return opened_views(config.data.views).rows(positions, config.augmix.views)
     rows = training_images(source, split, positions, config.data, seed=config.seed)
-    return rows if views_in_training(config) else with_views(rows, config)
+    if views_in_training(config):
+        return rows
+    partners = None
+    if has_partners(config):
+        at = partner_positions(split, positions, seed=config.seed)
+        partners = training_images(source, split, at, config.data, seed=config.seed)
+    return with_views(rows, config, partners)
 
 
 def views_in_training(config: RunConfig) -> bool:
-    """Whether rows travel with one image, of which the training worker makes the views."""
-    return config.scale.augment_on == "train" and not config.data.views
+    """Whether rows travel with one image, of which the training worker makes the views.
 
-
-def with_views(rows: Mapping[str, NDArray], config: RunConfig) -> dict[str, NDArray]:
-    """The rows with views in place of image."""
-    rows = dict(rows)
-    ids = np.maximum(rows["sample_id"], 0)  # NO_SAMPLE has no views that anybody sees
-    rows["views"] = augmix(rows.pop("image"), ids, epoch=rows["epoch"], seed=config.seed, config=config.augmix)
-    return rows
+    Methods that mix two samples have one view of the two, which is made where both images are.
+    """
+    return config.scale.augment_on == "train" and not config.data.views and not has_partners(config)
 
 
 def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:
@@ -171,6 +174,11 @@ def check_stored_views(config: RunConfig, split: Split, source: Source) -> None:
         ValueError: With all that differs.
     """
     where = config.data.views
+    if not METHODS[config.method].from_stored_views:
+        raise ValueError(
+            f"data.views {where!r} holds clean images and AugMix's views of them; method {config.method!r} is trained "
+            "on others: leave data.views out, or the method"
+        )
     stored = StoredViews(where)
     known, wanted = stored.manifest.config, fields_of_views(config, split)
     compared = [key for key in wanted if config.augmix.views > 1 or not key.startswith("augmix.")]  # view 0 is clean
