@@ -7,6 +7,7 @@ checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
 from augmix_core.adversary import pgd, random_starts
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
-from pipeline.augment import PREFETCHED_BATCHES, plan_stream, training_rows, views_in_training
+from pipeline.augment import PREFETCHED_BATCHES, plan_stream, slot_bytes, training_rows, views_in_training
 from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
@@ -126,7 +127,11 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
         """Runs in the controller at every start of the worker group."""
         found = checkpoint.last_checkpoint(job.folder)
         first = checkpoint.read_meta(found).step if found else 0
-        plan = plan_stream(config, first_step=first, last_step=job.steps, num_workers=scale.num_workers)
+        cluster = ray.cluster_resources()
+        room = slot_bytes(config, cpus=cluster.get("CPU", 0.0), store_bytes=cluster["object_store_memory"])
+        plan = plan_stream(
+            config, first_step=first, last_step=job.steps, num_workers=scale.num_workers, slot_bytes=room
+        )
         return training_rows(plan, job.source, job.split, config)
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
@@ -402,23 +407,28 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
     rank_rows = job.config.train.global_batch_size // job.scale.num_workers
-    make_views = ViewsInTheWorker(job.config) if views_in_training(job.config) else None
     batches = shard.iter_torch_batches(
-        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=make_views
+        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=AsTensors(job.config)
     )
     for _, rows in zip(range(first_step, job.steps), batches, strict=False):
         yield rows
 
 
-class ViewsInTheWorker(NumpyBatchCollateFn):
-    """AugMix in the training worker, in the threads that fetch batches ahead: the kernels release the GIL."""
+class AsTensors(NumpyBatchCollateFn):
+    """Rows to tensors that share the object store's memory, which nobody writes to; Ray's own way copies twice.
+
+    AugMix too, where it is the training worker's: in the threads that fetch batches ahead, as kernels release the GIL.
+    """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.config, self.makes_views = config, views_in_training(config)
 
     def __call__(self, batch: dict[str, NDArray]) -> dict[str, torch.Tensor]:
-        """Rows with image to tensors with views."""
-        return {name: torch.tensor(column) for name, column in with_views(batch, self.config).items()}
+        """Arrays to tensors, and perhaps image to views."""
+        rows = with_views(batch, self.config) if self.makes_views else batch
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return {name: torch.from_numpy(column) for name, column in rows.items()}
 
 
 def resume(
