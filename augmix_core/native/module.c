@@ -16,7 +16,7 @@
 #include "view.h"
 
 /* Raised with every change of a function's arguments, of Plan or of Rule; augmix_core.backends asks for its own. */
-enum { INTERFACE = 3 };
+enum { INTERFACE = 4 };
 
 enum { MAX_VIEWS = 8 };
 
