@@ -2,12 +2,13 @@
 
 Ray Data knows no epochs here: it is fed positions of one continuous stream and computes (epoch, sample) from them,
 so there is no gap between epochs and a resume is exact to the row. Facts that shape this file: a task costs Ray
-about 15 ms and a block about 10, so tasks take seconds and yield many blocks; every block has the same number of
-rows, all of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order.
+about 15 ms and a block about 10, so tasks take seconds and blocks are large; every block has the same number of
+rows, all of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order; a read task costs a
+millisecond before the first batch, so one of them counts the tasks that make the blocks.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.data.block import Block, BlockMetadata
+from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from augmix_core import STREAM_VERSION
@@ -28,7 +29,11 @@ from pipeline.shards import StoredViews, opened_views
 from pipeline.source import Source
 from pipeline.training_views import has_partners, partner_positions, with_views
 
-PREFETCHED_BATCHES = 2
+PREFETCHED_BLOCKS = 2
+COUNTING_CPUS = 0.01
+"""Of the one task that counts steps, so that Ray does not fuse it with those that make rows."""
+RESERVED = 0.1
+"""Share of a dataset's resources that Ray sets apart for the two in equal parts; the rest goes where it is used."""
 STORE_SHARE = 0.5
 """What Ray Data takes of the object store at the most; the rest holds indices, networks and gradients on their way."""
 BLOCK_BYTES = (4 << 20, 96 << 20)
@@ -36,7 +41,6 @@ BLOCK_BYTES = (4 << 20, 96 << 20)
 MAX_STEPS_A_BLOCK = 16
 LEAST_TASKS = 8  # so that a short stream comes from several processes too
 TASK_SECONDS = 2.0
-MAX_TASKS = 5000
 TASK_BYTES = 256 << 20
 BLOCKS_A_TASK = 3
 SECONDS_A_SAMPLE = (0.05e-3, 30e-9)  # measured with the compiled kernels: a fixed cost, and one per pixel, mostly JPEG
@@ -83,7 +87,7 @@ def plan_stream(
     config: RunConfig, *, first_step: int, last_step: int, num_workers: int, slot_bytes: float = TASK_BYTES
 ) -> StreamPlan:
     """Choose block and task sizes, as large as the object store allows: tasks of at most about two seconds and 256 MiB,
-    three blocks or more a task; but at most MAX_TASKS tasks.
+    three blocks or more a task.
     """
     rank_rows = config.train.global_batch_size // num_workers
     pixels = config.data.image_size**2
@@ -95,7 +99,6 @@ def plan_stream(
     seconds_a_step = config.train.global_batch_size * (SECONDS_A_SAMPLE[0] + SECONDS_A_SAMPLE[1] * pixels)
     step_bytes = config.train.global_batch_size * row_bytes(config)
     wanted = min(TASK_SECONDS / seconds_a_step, task_bytes / step_bytes, share)
-    wanted = max(wanted, (last_step - first_step) / MAX_TASKS)
     steps_a_task = steps_a_block * max(1, round(wanted / steps_a_block))
     return StreamPlan(first_step, last_step, num_workers, rank_rows, steps_a_block, steps_a_task)
 
@@ -106,40 +109,47 @@ def row_bytes(config: RunConfig) -> int:
     return images * config.data.image_size**2 * 3
 
 
-class TrainingStream(Datasource):
-    """The rows of a StreamPlan, made where Ray Data reads them."""
+class TaskSteps(Datasource):
+    """The first step of every task, a block each: one read task, whose rows come as they are asked for.
 
-    def __init__(self, plan: StreamPlan, source: ray.ObjectRef, split: ray.ObjectRef, config: RunConfig) -> None:
-        self.plan, self.source, self.split, self.config = plan, source, split, config
+    A read task for every portion of the stream would take Ray a millisecond each before the first batch.
+    """
+
+    def __init__(self, plan: StreamPlan) -> None:
+        self.plan = plan
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rows."""
-        plan = self.plan
-        return (plan.last_step - plan.first_step) * plan.rank_rows * plan.num_workers * row_bytes(self.config)
+        """Next to nothing."""
+        return len(self.plan.tasks())
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task for every steps_a_task steps, whatever parallelism Ray proposes."""
-        rows = self.plan.steps_a_task * self.plan.rank_rows * self.plan.num_workers
-        size = rows * row_bytes(self.config)
-        return [
-            ReadTask(
-                self.reader(step), BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
-            )
-            for step in self.plan.tasks()
-        ]
-
-    def reader(self, task_step: int) -> Any:
-        """The function of one task: a generator of blocks."""
-        plan, source, split, config = self.plan, self.source, self.split, self.config
+        """One, whatever parallelism Ray proposes."""
+        plan = self.plan
 
         def read() -> Iterable[Block]:
-            opened, order = opened_source(source), opened_source(split)
-            for positions in plan.blocks(task_step):
-                yield ray.data.block.BlockAccessor.batch_to_block(rows_of(opened, order, positions, config))
+            for step in plan.tasks():
+                yield BlockAccessor.batch_to_block({"step": np.array([step])})
 
-        return read
+        tasks = len(plan.tasks())
+        return [ReadTask(read, BlockMetadata(num_rows=tasks, size_bytes=tasks, input_files=None, exec_stats=None))]
+
+
+def make_blocks(
+    steps: dict[str, NDArray], *, plan: StreamPlan, source: ray.ObjectRef, split: ray.ObjectRef, config: RunConfig
+) -> Iterator[dict[str, NDArray]]:
+    """The blocks of a task, each as one row with the columns of `rows_of`, so that Ray neither joins nor cuts."""
+    opened, order = opened_source(source), opened_source(split)
+    for step in steps["step"].tolist():
+        for positions in plan.blocks(step):
+            yield {name: column[None] for name, column in rows_of(opened, order, positions, config).items()}
+
+
+def steps_of_block(block: Mapping[str, Any], rank_rows: int) -> Iterator[dict[str, Any]]:
+    """The rows of each step in a block, as arrays or tensors; `block` is without the axis of its one row."""
+    for start in range(0, len(block["label"]), rank_rows):
+        yield {name: column[start : start + rank_rows] for name, column in block.items()}
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
@@ -168,12 +178,17 @@ def views_in_training(config: RunConfig) -> bool:
 
 
 def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:
-    """The dataset that Ray Train splits between ranks."""
-    stream = TrainingStream(plan, source, ray.put(split), config)
-    rows = ray.data.read_datasource(stream, override_num_blocks=len(plan.tasks()), **placement(config))
-    block_rows = plan.rank_rows * plan.steps_a_block
-    quiet(rows, config, target_block_bytes=block_rows * row_bytes(config))
-    return rows
+    """The dataset that Ray Train splits between ranks: a row is a block of `StreamPlan.blocks`."""
+    where = placement(config)
+    steps = ray.data.read_datasource(TaskSteps(plan), override_num_blocks=1, **where | {"num_cpus": COUNTING_CPUS})
+    quiet(steps, config, target_block_bytes=1)
+    steps.context.op_resource_reservation_ratio = RESERVED
+    return steps.map_batches(
+        make_blocks,
+        batch_size=None,
+        fn_kwargs={"plan": plan, "source": source, "split": ray.put(split), "config": config},
+        **where,
+    )
 
 
 CROPPING = ("name", "image_size", "crop", "flip")

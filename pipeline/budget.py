@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.augment import PREFETCHED_BATCHES, STORE_SHARE, plan_stream, row_bytes
+from pipeline.augment import PREFETCHED_BLOCKS, STORE_SHARE, plan_stream, row_bytes
 from pipeline.blocks import PREPROCESS_LABEL, TRAIN_LABEL
 from pipeline.config import RunConfig, piece_size
 from pipeline.progress import say
@@ -193,8 +193,7 @@ def bytes_in_flight(config: RunConfig, workers: int) -> int:
     task makes more. Further tasks take what is left.
     """
     plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers, slot_bytes=0)
-    ahead = math.ceil(PREFETCHED_BATCHES / plan.steps_a_block)
-    blocks = workers * (1 + ahead) + workers + BLOCKS_OF_A_TASK
+    blocks = workers * (1 + PREFETCHED_BLOCKS) + workers + BLOCKS_OF_A_TASK
     return blocks * plan.rank_rows * plan.steps_a_block * row_bytes(config)
 
 

@@ -13,7 +13,7 @@ Shard i holds rows [i R, (i + 1) R): samples in the order of their ids, or posit
 
 Damage is found before it is used. Opening compares the sizes of all files. The first time a process opens a shard it
 compares the SHA-256 of everything in it but the pixels, and only then lets Arrow parse it. Each time a row is read,
-`checksum` of its pixels is compared with the column `check`, at the speed of memory. `jobs/preprocess.py verify`
+`checksum` (XXH3) of its pixels is compared with the column `check`, at the speed of memory. `jobs/preprocess.py verify`
 compares the SHA-256 of whole files.
 """
 
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
+import xxhash
 from numpy.typing import NDArray
 
 from pipeline.sources.base import Unreadable
@@ -43,30 +44,14 @@ PIXELS = {"images": "image", "views": "views"}
 SPLITS = ("train", "test")
 REMOTE_SHARDS_KEPT = 4
 
-WORD_BYTES = 8
-BLOCK_WORDS = 1 << 15
-ODD = 0x9E3779B97F4A7C15
-WEIGHTS = np.arange(1, BLOCK_WORDS + 1, dtype=np.uint64) * np.uint64(ODD)
-WEIGHTS = (WEIGHTS ^ WEIGHTS >> np.uint64(29)) * np.uint64(0xBF58476D1CE4E5B9) | np.uint64(1)
-MASK = (1 << 64) - 1
-
 
 class DamagedShardError(RuntimeError):
     """A file is not what the manifest says. No ValueError: an unreadable image is replaced, damage ends the run."""
 
 
 def checksum(pixels: NDArray[np.uint8]) -> int:
-    """64 bits of (N,) bytes: a sum of 8-byte words with odd weights, so a change within one word never goes unseen.
-
-    NumPy adds words up at 8 GB/s; SHA-256 takes 185 us for an image of 256 x 341, this 32 us.
-    """
-    whole = len(pixels) // WORD_BYTES
-    words = pixels[: whole * WORD_BYTES].view("<u8")
-    total = 0
-    for start in range(0, whole, BLOCK_WORDS):
-        block = words[start : start + BLOCK_WORDS]
-        total = (total * ODD + int(np.einsum("i,i", block, WEIGHTS[: len(block)]))) & MASK
-    return (total * ODD + int.from_bytes(pixels[whole * WORD_BYTES :].tobytes(), "little")) & MASK
+    """64 bits of (N,) bytes, by XXH3: an image of 256 x 341 takes 9 us, SHA-256 of it 185."""
+    return xxhash.xxh3_64_intdigest(memoryview(pixels))
 
 
 class Folder:

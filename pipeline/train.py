@@ -32,7 +32,14 @@ from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
 from augmix_core.adversary import pgd, random_starts
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
-from pipeline.augment import PREFETCHED_BATCHES, plan_stream, slot_bytes, training_rows, views_in_training
+from pipeline.augment import (
+    PREFETCHED_BLOCKS,
+    plan_stream,
+    slot_bytes,
+    steps_of_block,
+    training_rows,
+    views_in_training,
+)
 from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
@@ -407,15 +414,16 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
     rank_rows = job.config.train.global_batch_size // job.scale.num_workers
-    batches = shard.iter_torch_batches(
-        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=AsTensors(job.config)
+    blocks = shard.iter_torch_batches(
+        batch_size=1, prefetch_batches=PREFETCHED_BLOCKS, device="cpu", collate_fn=AsTensors(job.config)
     )
+    batches = (rows for block in blocks for rows in steps_of_block(block, rank_rows))
     for _, rows in zip(range(first_step, job.steps), batches, strict=False):
         yield rows
 
 
 class AsTensors(NumpyBatchCollateFn):
-    """Rows to tensors that share the object store's memory, which nobody writes to; Ray's own way copies twice.
+    """A block's rows to tensors in the object store's memory, which nobody writes to; Ray's own way copies twice.
 
     AugMix too, where it is the training worker's: in the threads that fetch batches ahead, as kernels release the GIL.
     """
@@ -425,7 +433,9 @@ class AsTensors(NumpyBatchCollateFn):
 
     def __call__(self, batch: dict[str, NDArray]) -> dict[str, torch.Tensor]:
         """Arrays to tensors, and perhaps image to views."""
-        rows = with_views(batch, self.config) if self.makes_views else batch
+        rows: Mapping[str, NDArray] = {name: column[0] for name, column in batch.items()}
+        if self.makes_views:
+            rows = with_views(rows, self.config)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return {name: torch.from_numpy(column) for name, column in rows.items()}

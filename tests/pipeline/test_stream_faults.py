@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from augmix_core import AugMixConfig
-from pipeline.augment import StreamPlan, rows_of, training_rows
+from pipeline.augment import StreamPlan, rows_of, steps_of_block, training_rows
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split, windowed
 from pipeline.source import FolderSource, open_folder
@@ -60,10 +60,11 @@ def consumed(plan: StreamPlan, source, split, after_first_step=lambda: None) -> 
     received: list[list[dict[str, np.ndarray]]] = [[] for _ in ranks]
 
     def consume(rank: int) -> None:
-        for batch in ranks[rank].iter_batches(batch_size=plan.rank_rows, batch_format="numpy"):
-            received[rank].append({name: column.copy() for name, column in batch.items()})
-            if rank == 0 and len(received[rank]) == 1:
-                after_first_step()
+        for block in ranks[rank].iter_batches(batch_size=1, batch_format="numpy"):
+            for batch in steps_of_block({name: column[0] for name, column in block.items()}, plan.rank_rows):
+                received[rank].append({name: column.copy() for name, column in batch.items()})
+                if rank == 0 and len(received[rank]) == 1:
+                    after_first_step()
 
     threads = [threading.Thread(target=consume, args=(rank,)) for rank in range(len(ranks))]
     for thread in threads:
@@ -107,7 +108,7 @@ def reading_workers() -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            if title.startswith(b"ray::") and b"TrainingStream" in title and descends(int(entry.name), os.getpid()):
+            if title.startswith(b"ray::") and b"make_blocks" in title and descends(int(entry.name), os.getpid()):
                 found.append(int(entry.name))
         except OSError:
             continue
