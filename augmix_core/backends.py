@@ -24,7 +24,7 @@ Backend = Literal["auto", "native", "avx512", "avx2", "portable", "reference"]
 BACKENDS: tuple[str, ...] = ("auto", "native", "avx512", "avx2", "portable", "reference")
 VARIANT_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2}
 
-INTERFACE = 3
+INTERFACE = 4
 MAX_WIDTH = 8
 MAX_DEPTH = 8
 PLAN = np.dtype(

@@ -39,6 +39,12 @@ class Purpose(IntEnum):
     MODEL = 6
     PERTURBATION = 7
     BOOTSTRAP = 8
+    CUTOUT = 9
+    PARTNER = 10
+    MIXUP = 11
+    CUTMIX = 12
+    POLICY = 13
+    ATTACK = 14
 
 
 def words(

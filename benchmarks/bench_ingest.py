@@ -40,15 +40,18 @@ from pipeline.config import (
 )
 
 PROCESSES = 2
+LEAST_BURSTS = 3
 BASELINE = "kernels in two plain processes"
 FROM_JPEG = "ours, 1 worker, from the JPEG files"
-WARM_SHARE = 0.3
-"""Of a turn: what goes before what is timed, and what must still follow it."""
+WARM_BATCHES = 8
+"""Of DataLoader, before what is timed: what its processes have ready when they have all started."""
 NOTES = f"""\
 - {BASELINE}: what a read task of ours does, and nobody takes what they make.
 - ours, W workers: the same in Ray Data's tasks, delivered to W training workers of Ray Train.
+- which augments: images travel, and the training worker makes the views in its prefetching threads.
 - DataLoader, our transform: the same functions on a batch at a time, in two worker processes.
-- DataLoader, released procedure: two worker processes; Pillow, torchvision's crop and flip, the released code's views.
+- DataLoader, released procedure: two worker processes; Pillow, torchvision's crop and flip, the released code's views;
+  a quarter of the images.
 """
 
 
@@ -77,12 +80,6 @@ class Part:
     def batch(self) -> int:
         """Images of a step."""
         return self.config.train.global_batch_size
-
-    @property
-    def timed(self) -> tuple[int, int]:
-        """Steps that are passed first, and steps that are timed."""
-        steps = self.images // self.batch
-        return round(WARM_SHARE * steps), steps
 
 
 def main() -> None:
@@ -170,13 +167,20 @@ def contenders(part: Part, folder: Path) -> Iterator[list[Contender]]:
             Contender(BASELINE, plain),
             Contender("ours, 1 worker", partial(ours, part, folder, 1)),
             Contender("ours, 2 workers", partial(ours, part, folder, 2)),
+            Contender("ours, 1 worker, which augments", partial(ours, in_the_worker(part), folder, 1)),
             Contender("DataLoader, our transform", partial(loaded, part, Positions(part))),
         ]
         if part.beside:
             rows.append(Contender(FROM_JPEG, partial(ours, replace(part, config=part.beside), folder, 1)))
         if part.pillow:
-            rows.append(Contender("DataLoader, released procedure", partial(loaded, part, Released(part))))
+            fewer = replace(part, images=part.images // 4)
+            rows.append(Contender("DataLoader, released procedure", partial(loaded, fewer, Released(part))))
         yield rows
+
+
+def in_the_worker(part: Part) -> Part:
+    """The same with AugMix in the training worker."""
+    return replace(part, config=replace(part.config, scale=replace(part.config.scale, augment_on="train")))
 
 
 def between(batches: Iterable[Any], warm: int, steps: int) -> float:
@@ -293,7 +297,7 @@ def loaded(part: Part, dataset: Any) -> float:
     """Through DataLoader with two worker processes, whose start is not timed."""
     from torch.utils.data import DataLoader
 
-    warm, steps = part.timed
+    steps = part.images // part.batch
     batched = hasattr(dataset, "__getitems__")
     loader = DataLoader(
         dataset,
@@ -302,25 +306,47 @@ def loaded(part: Part, dataset: Any) -> float:
         collate_fn=(lambda batch: batch) if batched else None,
         multiprocessing_context="fork",
     )
-    return part.batch * steps / between(loader, max(warm, 2 * PROCESSES), steps)
+    return part.batch * steps / between(loader, WARM_BATCHES, steps)
 
 
 def ours(part: Part, folder: Path, workers: int) -> float:
-    """Through Ray Data and Ray Train, by the functions of a real training."""
+    """Through Ray Data and Ray Train, by the functions of a real training.
+
+    Tasks that run side by side end together, and their batches come in order, in bursts: so what is timed begins and
+    ends with a burst, in the middle of a longer stream.
+    """
     import ray
 
     from pipeline.budget import Scale
     from pipeline.train import Job, trainer_of
 
     source, split = opened(part)
-    warm, steps = part.timed
-    train = replace(part.config.train, epochs=-(-(2 * warm + steps) * part.batch // split.size) + 1)
-    config = replace(part.config, train=replace(train, max_steps=2 * warm + steps))
+    burst = tasks_at_once(part.config, workers) * plan_of(part, workers).steps_a_task
+    bursts = max(LEAST_BURSTS, round(part.images / part.batch / burst))
+    steps = (bursts + 2) * burst
+    train = replace(part.config.train, epochs=-(-steps * part.batch // split.size) + 1, max_steps=steps)
     name = f"{workers}-{time.monotonic_ns()}"
     reference = ray.put(source)
+    config = replace(part.config, train=train)
     job = Job(config, Scale(workers, False, 1), folder / name, reference, split, reference, split, (), 1)
-    result = trainer_of(job, partial(consume, warm=warm, steps=steps)).fit()
-    return part.batch * steps / result.return_value
+    result = trainer_of(job, partial(consume, warm=burst, steps=bursts * burst)).fit()
+    return part.batch * bursts * burst / result.return_value
+
+
+def tasks_at_once(config: RunConfig, workers: int) -> int:
+    """How many read tasks run beside the training workers."""
+    return int((PROCESSES - workers * config.scale.worker_cpus) / config.scale.data_cpus)
+
+
+def plan_of(part: Part, workers: int) -> Any:
+    """The layout of a long stream on this machine."""
+    import ray
+
+    from pipeline.augment import plan_stream, slot_bytes
+
+    store = ray.cluster_resources()["object_store_memory"]
+    room = slot_bytes(part.config, cpus=PROCESSES, store_bytes=store)
+    return plan_stream(part.config, first_step=0, last_step=2**16, num_workers=workers, slot_bytes=room)
 
 
 def consume(loop_config: dict[str, Any], *, warm: int, steps: int) -> float:

@@ -7,7 +7,7 @@ rows, all of one training rank, so that rank r of W receives block r, r + W, r +
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +18,27 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from augmix_core import STREAM_VERSION, augmix
+from augmix_core import STREAM_VERSION
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.config import RunConfig
 from pipeline.decode import training_images
+from pipeline.methods import METHODS
 from pipeline.order import Split, total_steps
 from pipeline.shards import StoredViews, opened_views
 from pipeline.source import Source
+from pipeline.training_views import has_partners, partner_positions, with_views
 
 PREFETCHED_BATCHES = 2
-BLOCK_BYTES = 4 * 2**20
+STORE_SHARE = 0.5
+"""What Ray Data takes of the object store at the most; the rest holds indices, networks and gradients on their way."""
+BLOCK_BYTES = (4 << 20, 96 << 20)
+"""A block's bounds. Delivering takes 10 ms a block beside the copying, 60 % more a row at 28 MB than at 110."""
 MAX_STEPS_A_BLOCK = 16
+LEAST_TASKS = 8  # so that a short stream comes from several processes too
 TASK_SECONDS = 2.0
 MAX_TASKS = 5000
-TASK_BYTES = 64 * 2**20  # what one task may run ahead of the others
+TASK_BYTES = 256 << 20
+BLOCKS_A_TASK = 3
 SECONDS_A_SAMPLE = (0.05e-3, 30e-9)  # measured with the compiled kernels: a fixed cost, and one per pixel, mostly JPEG
 
 
@@ -64,16 +71,31 @@ class StreamPlan:
                 yield (first[:, None] + np.arange(self.rank_rows)).reshape(-1)
 
 
-def plan_stream(config: RunConfig, *, first_step: int, last_step: int, num_workers: int) -> StreamPlan:
-    """Choose block and task sizes: blocks of about 4 MiB, tasks of at most about two seconds and 64 MiB, and at most
-    MAX_TASKS of them.
+def slot_bytes(config: RunConfig, *, cpus: float, store_bytes: float) -> float:
+    """Bytes of a cluster's object store for what one task, of as many as there is room for, runs ahead of the others.
+
+    Half of what Ray Data may use: the other half holds what is on its way to the training workers.
+    """
+    return STORE_SHARE * store_bytes / 2 / max(1, cpus / config.scale.data_cpus)
+
+
+def plan_stream(
+    config: RunConfig, *, first_step: int, last_step: int, num_workers: int, slot_bytes: float = TASK_BYTES
+) -> StreamPlan:
+    """Choose block and task sizes, as large as the object store allows: tasks of at most about two seconds and 256 MiB,
+    three blocks or more a task; but at most MAX_TASKS tasks.
     """
     rank_rows = config.train.global_batch_size // num_workers
     pixels = config.data.image_size**2
-    steps_a_block = int(np.clip(BLOCK_BYTES // (rank_rows * row_bytes(config)), 1, MAX_STEPS_A_BLOCK))
+    task_bytes = min(TASK_BYTES, slot_bytes)
+    block_bytes = np.clip(task_bytes / BLOCKS_A_TASK, *BLOCK_BYTES)
+    share = (last_step - first_step) / LEAST_TASKS
+    most_steps = np.clip(share, 1, MAX_STEPS_A_BLOCK)
+    steps_a_block = int(np.clip(block_bytes // (rank_rows * row_bytes(config)), 1, most_steps))
     seconds_a_step = config.train.global_batch_size * (SECONDS_A_SAMPLE[0] + SECONDS_A_SAMPLE[1] * pixels)
     step_bytes = config.train.global_batch_size * row_bytes(config)
-    wanted = max(min(TASK_SECONDS / seconds_a_step, TASK_BYTES / step_bytes), (last_step - first_step) / MAX_TASKS)
+    wanted = min(TASK_SECONDS / seconds_a_step, task_bytes / step_bytes, share)
+    wanted = max(wanted, (last_step - first_step) / MAX_TASKS)
     steps_a_task = steps_a_block * max(1, round(wanted / steps_a_block))
     return StreamPlan(first_step, last_step, num_workers, rank_rows, steps_a_block, steps_a_task)
 
@@ -121,27 +143,28 @@ class TrainingStream(Datasource):
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:
-    """Columns sample_id, requested_id, epoch, label and views (N, V, H, W, 3) uint8 for stream positions.
+    """Columns sample_id, requested_id, epoch, label and what `with_views` makes, for stream positions.
 
     Where training makes the views, image (N, H, W, 3) uint8 in their place.
     """
     if config.data.views:
         return opened_views(config.data.views).rows(positions, config.augmix.views)
     rows = training_images(source, split, positions, config.data, seed=config.seed)
-    return rows if views_in_training(config) else with_views(rows, config)
+    if views_in_training(config):
+        return rows
+    partners = None
+    if has_partners(config):
+        at = partner_positions(split, positions, seed=config.seed)
+        partners = training_images(source, split, at, config.data, seed=config.seed)
+    return with_views(rows, config, partners)
 
 
 def views_in_training(config: RunConfig) -> bool:
-    """Whether rows travel with one image, of which the training worker makes the views."""
-    return config.scale.augment_on == "train" and not config.data.views
+    """Whether rows travel with one image, of which the training worker makes the views.
 
-
-def with_views(rows: Mapping[str, NDArray], config: RunConfig) -> dict[str, NDArray]:
-    """The rows with views in place of image."""
-    rows = dict(rows)
-    ids = np.maximum(rows["sample_id"], 0)  # NO_SAMPLE has no views that anybody sees
-    rows["views"] = augmix(rows.pop("image"), ids, epoch=rows["epoch"], seed=config.seed, config=config.augmix)
-    return rows
+    Methods that mix two samples have one view of the two, which is made where both images are.
+    """
+    return config.scale.augment_on == "train" and not config.data.views and not has_partners(config)
 
 
 def training_rows(plan: StreamPlan, source: ray.ObjectRef, split: Split, config: RunConfig) -> ray.data.Dataset:
@@ -171,6 +194,11 @@ def check_stored_views(config: RunConfig, split: Split, source: Source) -> None:
         ValueError: With all that differs.
     """
     where = config.data.views
+    if not METHODS[config.method].from_stored_views:
+        raise ValueError(
+            f"data.views {where!r} holds clean images and AugMix's views of them; method {config.method!r} is trained "
+            "on others: leave data.views out, or the method"
+        )
     stored = StoredViews(where)
     known, wanted = stored.manifest.config, fields_of_views(config, split)
     compared = [key for key in wanted if config.augmix.views > 1 or not key.startswith("augmix.")]  # view 0 is clean

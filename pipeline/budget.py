@@ -12,15 +12,13 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.augment import PREFETCHED_BATCHES, plan_stream, row_bytes
+from pipeline.augment import PREFETCHED_BATCHES, STORE_SHARE, plan_stream, row_bytes
 from pipeline.blocks import PREPROCESS_LABEL, TRAIN_LABEL
 from pipeline.config import RunConfig, piece_size
 from pipeline.progress import say
 
 DEFAULT_CPU_WORKERS = 2
 TRIAL_CPUS = 0.05
-STORE_SHARE = 0.5
-"""What Ray Data takes of the object store at the most; the rest holds indices, networks and gradients on their way."""
 BLOCKS_OF_A_TASK = 3
 """Ray lets a task finish two blocks that nobody has taken yet; a third one is being made."""
 GROUP_LABEL = "ray.io/node-group"
@@ -194,7 +192,7 @@ def bytes_in_flight(config: RunConfig, workers: int) -> int:
     Every worker holds the block that it uses and those fetched ahead, the next block of each waits for it, and one
     task makes more. Further tasks take what is left.
     """
-    plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers)
+    plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers, slot_bytes=0)
     ahead = math.ceil(PREFETCHED_BATCHES / plan.steps_a_block)
     blocks = workers * (1 + ahead) + workers + BLOCKS_OF_A_TASK
     return blocks * plan.rank_rows * plan.steps_a_block * row_bytes(config)

@@ -138,6 +138,7 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
     found = {"train": find_source(config.data, train=True), "test": find_source(config.data, train=False)}
     from pipeline.augment import check_stored_views
     from pipeline.cells import plan_evaluation
+    from pipeline.networks import starting_network
     from pipeline.stages import Run, final_split, first_line
 
     folder = Path(config.storage) / run_name(config, recipe)
@@ -157,6 +158,8 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
             fields = result_fields(config) | {"order": split.order}
             identity = {"recipe": recipe, "fields": fields, "data": data}
             check_same_run(folder, identity)
+            if config.model.weights:
+                say(starting_network(config.model, config.data, len(train_source.class_names))[1])
             whole = Run(folder, config, train_source, test_source, plan)
             save_config(folder, config, identity)
             getattr(whole, stage)()

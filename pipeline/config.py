@@ -21,6 +21,7 @@ from augmix_core.baselines import (
     ALEXNET_FLIP_PROBABILITIES,
 )
 from augmix_core.errors import did_you_mean
+from pipeline.methods import METHODS, MethodName
 
 MOST_PIXELS = 178_956_970
 """Pillow refuses larger images whatever it is asked: twice its warning level."""
@@ -133,7 +134,28 @@ class ModelConfig:
     """The network."""
 
     name: str = "convnet5"
-    """convnet5, wrn40_2, or any torchvision classification model such as resnet50."""
+    """For 32 px: convnet5, convnet5_gn (GroupNorm), wrn40_2, allconv, densenet_bc_100_12, densenet40_12,
+    densenet40_12_released, resnext29_32x4; or any torchvision classification model such as resnet50."""
+    weights: str = ""
+    """What training starts from: the absolute path of a file with a state dict, .safetensors or .pt, or the name of
+    torchvision's weights such as DEFAULT or IMAGENET1K_V1; when empty, random weights. A head of another number of
+    classes is replaced."""
+
+    def __post_init__(self) -> None:
+        require(
+            os.path.isabs(self.weights) or not is_weights_file(self.weights),
+            "model.weights",
+            self.weights,
+            "give an absolute path: a submitted job runs in another folder",
+        )
+
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether `weights` is a file and not a name of published weights."""
+    return os.path.sep in weights or weights.endswith(WEIGHT_FILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +177,20 @@ class TrainConfig:
     nesterov: bool = True
     """Nesterov's form of momentum (CIFAR: yes; ImageNet as released: no)."""
     weight_decay: float = 5e-4
-    """L2 penalty on all parameters, as released."""
+    """L2 penalty on all parameters, as released, unless train.decay_all is off."""
+    decay_all: bool = True
+    """Penalise biases and the parameters of normalisation too, as released."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly to train.learning_rate; the schedule runs over what is left."""
+    label_smoothing: float = 0.0
+    """Share of a label's mass that is spread evenly over all classes (released: 0)."""
+    clip_norm: float = 0.0
+    """Scale the gradient down to this norm where it is longer; 0 leaves it."""
+    ema_decay: float = 0.0
+    """Decay, in a step, of an exponential moving average of the weights, such as 0.999; it is what is validated and
+    scored. 0 keeps none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward and backward pass; weights, gradients and losses stay in float32."""
     jsd_weight: float = 12.0
     """Factor of the consistency loss (paper: 12)."""
     hold_out: bool = False
@@ -193,6 +228,51 @@ class TrainConfig:
         )
         require(0 <= self.jsd_weight < math.inf, "train.jsd_weight", self.jsd_weight, "it must be >= 0 and finite")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "it counts steps; 0 means all")
+        require(
+            0 <= self.warmup_epochs < self.epochs,
+            "train.warmup_epochs",
+            self.warmup_epochs,
+            f"it lies in [0, train.epochs {self.epochs})",
+        )
+        require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "a share lies in [0, 1)")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "it lies in [0, 1); 0 keeps no average")
+        require(0 <= self.clip_norm < math.inf, "train.clip_norm", self.clip_norm, "it must be >= 0 and finite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig:
+    """The methods that AugMix is compared with. Each value belongs to the method of its name alone."""
+
+    cutout_size: int = 16
+    """Side of the hole, in pixels (CIFAR-10: 16); it may reach over the border."""
+    mixup_alpha: float = 1.0
+    """Concentration of the Beta law of the two images' shares (CIFAR: 1, ImageNet: 0.2)."""
+    cutmix_alpha: float = 1.0
+    """Concentration of the Beta law of the box's share of the area."""
+    cutmix_probability: float = 0.5
+    """Share of the samples that get a box (CIFAR: 0.5, ImageNet: 1)."""
+    pgd_epsilon: float = 8.0
+    """Bound of what the attack changes a value by, in grey levels of 255."""
+    pgd_step_size: float = 2.0
+    """Change of a value in one step of the attack, in grey levels."""
+    pgd_steps: int = 7
+    """Gradient steps of the attack; each costs a forward and a backward pass."""
+
+    def __post_init__(self) -> None:
+        require(self.cutout_size >= 1, "baseline.cutout_size", self.cutout_size, "it counts pixels, at least 1")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            alpha = getattr(self, name)
+            require(0.01 <= alpha <= 1000, f"baseline.{name}", alpha, "a concentration lies between 0.01 and 1000")
+        require(
+            0 <= self.cutmix_probability <= 1,
+            "baseline.cutmix_probability",
+            self.cutmix_probability,
+            "a probability lies between 0 and 1",
+        )
+        for name in ("pgd_epsilon", "pgd_step_size"):
+            levels = getattr(self, name)
+            require(0 < levels <= 255, f"baseline.{name}", levels, "it counts grey levels, above 0 and up to 255")
+        require(self.pgd_steps >= 1, "baseline.pgd_steps", self.pgd_steps, "it counts steps, at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -414,12 +494,15 @@ class RunConfig:
     """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
     seed: int = 0
     """Decides every random number of the run: order, crops, plans, weights, search, corruptions."""
-    methods: tuple[Literal["standard", "augmix"], ...] = ("standard", "augmix")
-    """What is trained and scored side by side: standard (clean images only) and AugMix with its consistency loss."""
+    methods: tuple[MethodName, ...] = ("standard", "augmix")
+    """What is trained and scored side by side: standard (clean images only), augmix (with its consistency loss),
+    augmix_no_jsd (one augmented view), cutout, mixup, cutmix, autoaugment (CIFAR's policy without the ops that overlap
+    the test), random_autoaugment (two ops by lot), random_autoaugment_jsd, pgd (adversarial training)."""
     data: DataConfig = field(default_factory=DataConfig)
     augmix: AugMixConfig = field(default_factory=AugMixConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
@@ -458,6 +541,11 @@ class RunConfig:
             "with data.views it must be 0: a search may choose other views than those that are stored",
         )
 
+    @property
+    def method(self) -> MethodName:
+        """What this configuration trains: its only method; as long as it lists several, AugMix."""
+        return self.methods[0] if len(self.methods) == 1 else "augmix"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig:
@@ -465,7 +553,7 @@ class ScoreConfig:
 
     model: str = ""
     """A checkpoint folder of ours (or a run's train/<method>), a torchvision model such as resnet50, timm:<name>,
-    convnet5 or wrn40_2 with --weights, or module:function that returns an nn.Module."""
+    a network of ours such as wrn40_2 with --weights, or module:function that returns an nn.Module."""
     weights: str = "DEFAULT"
     """Of a torchvision model: DEFAULT, or a name such as IMAGENET1K_V1; or the absolute path of a file with a state
     dict, .safetensors or .pt."""
@@ -608,12 +696,13 @@ def check_severities(name: str, severities: tuple[int, ...]) -> None:
     )
 
 
-def method_config(config: RunConfig, method: str) -> RunConfig:
+def method_config(config: RunConfig, method: MethodName) -> RunConfig:
     """Return the configuration that trains one method of a run."""
-    if method == "augmix":
-        return config
+    if METHODS[method].consistency:
+        return dataclasses.replace(config, methods=(method,))
     return dataclasses.replace(
         config,
+        methods=(method,),
         augmix=dataclasses.replace(config.augmix, views=1),
         train=dataclasses.replace(config.train, jsd_weight=0.0),
     )

@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 import pickle
 import re
 import socket
@@ -27,10 +26,9 @@ from torch import nn
 from augmix_core.errors import did_you_mean
 from augmix_core.models import OURS, build_model
 from pipeline import checkpoint
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, ModelConfig, is_weights_file
 
 Triple = tuple[float, float, float]
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
 SECONDS_OF_SILENCE = 30
 ERROR_LENGTH = 300
 
@@ -84,10 +82,7 @@ def from_checkpoint(folder: Path) -> tuple[Network, checkpoint.Meta]:
         ValueError: It is incomplete, damaged or of another release.
     """
     meta = checkpoint.read_meta(folder)
-    try:
-        model, data = checkpoint.load_model(folder, torch.device("cpu"))
-    except Exception as error:
-        raise ValueError(f"checkpoint {str(folder)!r} cannot be read: {in_a_line(error)}") from error
+    model, data = checkpoint.load_model(folder, torch.device("cpu"))
     return Network(model, data.mean, data.std, f"checkpoint {folder}"), meta
 
 
@@ -114,6 +109,8 @@ def newest_in(method_folder: Path) -> Path | None:
     logging.disable(logging.INFO)
     try:
         return checkpoint.last_checkpoint(method_folder.resolve())
+    except ValueError:
+        raise
     except Exception as error:  # Ray's own error is none of its public ones
         raise ValueError(
             f"model {str(method_folder)!r}: Ray cannot read its list of checkpoints: {in_a_line(error)}; "
@@ -137,21 +134,16 @@ def open_network(model: str, weights: str, data: DataConfig, classes: int) -> Ne
         return from_timm(model.removeprefix("timm:"), weights, classes)
     if ":" in model:
         return from_import_path(model, weights, data)
-    if model in OURS and not is_file_name(weights):
+    if model in OURS and not is_weights_file(weights):
         raise ValueError(f"weights is {weights!r}; give the file with the weights of {model}")
     if model in OURS or is_torchvision(model):
-        if not is_file_name(weights):
+        if not is_weights_file(weights):
             return from_torchvision(model, weights)
         network = build_model(model, classes)
         return Network(loaded(network, weights), data.mean, data.std, f"{model}, weights {weights}")
     if importlib.util.find_spec("timm") and is_timm(model):
         return from_timm(model, weights, classes)
     raise ValueError(f"model {model!r} is unknown; {nearest(model, known_names())}")
-
-
-def is_file_name(weights: str) -> bool:
-    """Whether `weights` is a file and not a name of published weights."""
-    return os.path.sep in weights or weights.endswith(WEIGHT_FILES)
 
 
 def known_names() -> list[str]:
@@ -183,13 +175,13 @@ def is_timm(model: str) -> bool:
     return timm.is_model(model.split(".")[0])
 
 
-def from_torchvision(model: str, weights: str) -> Network:
+def from_torchvision(model: str, weights: str, *, flag: str = "weights") -> Network:
     """A model with the weights that torchvision publishes, downloaded once into torch's cache."""
     from torchvision import models
 
     known = models.get_model_weights(model)
     if weights != "DEFAULT" and weights not in known.__members__:
-        raise ValueError(f"weights {weights!r} of {model} is unknown; {did_you_mean(weights, known.__members__)}")
+        raise ValueError(f"{flag} {weights!r} of {model} is unknown; {did_you_mean(weights, known.__members__)}")
     chosen = known[weights]
     try:
         with given_up_when_silent():
@@ -197,12 +189,43 @@ def from_torchvision(model: str, weights: str) -> Network:
     except Exception as error:  # no network, a proxy's page, a damaged file in the cache
         raise ValueError(
             f"the weights of {model} cannot be had from {chosen.url}: {in_a_line(error)}; fetch the file elsewhere "
-            f"and give its path as --weights, or remove a damaged copy below {torch.hub.get_dir()}"
+            f"and give its path as --{flag}, or remove a damaged copy below {torch.hub.get_dir()}"
         ) from error
     transforms = chosen.transforms()
     return Network(
         network, tuple(transforms.mean), tuple(transforms.std), f"torchvision's {model}, weights {chosen.name}"
     )
+
+
+def starting_network(config: ModelConfig, data: DataConfig, classes: int) -> tuple[nn.Module, str]:
+    """Return the network that a training starts from, and what is to be said of its weights, if anything.
+
+    What is not filled from `model.weights` is drawn from torch's global RNG.
+
+    Raises:
+        ValueError: The weights cannot be had, or do not fit the network, its head apart.
+    """
+    network = build_model(config.name, classes)
+    if not config.weights:
+        return network, ""
+    said = f"model: {config.name} starts from {config.weights}"
+    if is_weights_file(config.weights):
+        state = read_state(config.weights, flag="model.weights")
+    elif config.name in OURS:
+        raise ValueError(f"model.weights is {config.weights!r}; give the file with the weights of {config.name}")
+    else:
+        published = from_torchvision(config.name, config.weights, flag="model.weights")
+        state = published.model.state_dict()
+        if (published.mean, published.std) != (data.mean, data.std):
+            said += f", trained with data.mean {published.mean} and data.std {published.std}, not this run's"
+    fresh = network.state_dict()
+    head = [name for name, own in fresh.items() if has_other_classes(state.get(name), own, classes)]
+    counts = {len(state[name]) for name in head}
+    if len(counts) == 1:
+        said += f"; its head of {counts.pop()} classes is replaced by a new one of {classes}"
+        state |= {name: fresh[name] for name in head}
+    fill(network, state, f"model.weights {config.weights!r}")
+    return network, said
 
 
 def from_timm(model: str, weights: str, classes: int) -> Network:
@@ -213,7 +236,7 @@ def from_timm(model: str, weights: str, classes: int) -> Network:
 
     if not is_timm(model):
         raise ValueError(f"model timm:{model} is unknown; {nearest(model, timm.list_models(pretrained=True))}")
-    own_file = is_file_name(weights)
+    own_file = is_weights_file(weights)
     if not own_file and weights != "DEFAULT":
         raise ValueError(f"weights is {weights!r}; timm's are part of the name, such as timm:resnet50.a1_in1k")
     try:
@@ -252,7 +275,7 @@ def from_import_path(path: str, weights: str, data: DataConfig) -> Network:
         raise ValueError(f"model {path!r}: {attribute}() failed: {why}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model {path!r}: {attribute}() returned {type(network).__name__}, not an nn.Module")
-    if is_file_name(weights):
+    if is_weights_file(weights):
         loaded(network, weights)
     elif weights != "DEFAULT":
         raise ValueError(f"weights is {weights!r}; {attribute}() loads its own, or give a file")
@@ -275,6 +298,16 @@ def loaded(network: nn.Module, weights: str) -> nn.Module:
     Raises:
         ValueError: The file is missing, damaged, holds something else or does not fit the network.
     """
+    fill(network, read_state(weights), f"weights {weights!r}")
+    return network.eval()
+
+
+def read_state(weights: str, *, flag: str = "weights") -> dict[str, torch.Tensor]:
+    """Return the state dict of a file; one that training scripts wrapped is unwrapped.
+
+    Raises:
+        ValueError: The file is missing, damaged, or holds something else.
+    """
     try:
         if weights.endswith(".safetensors"):
             state: Any = load_file(weights)
@@ -282,15 +315,39 @@ def loaded(network: nn.Module, weights: str) -> nn.Module:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)  # where training scripts put it, beside the epoch
         state = {name.removeprefix("module."): value for name, value in state.items()}  # DataParallel's prefix
-        network.load_state_dict(state)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"weights {weights!r} cannot be used: not a file of tensors alone, which are all that is read; "
+            f"{flag} {weights!r} cannot be used: not a file of tensors alone, which are all that is read; "
             "write it with torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:  # every format has its own errors for a damaged file
-        raise ValueError(f"weights {weights!r} cannot be used: {in_a_line(error)}") from error
-    return network.eval()
+        raise ValueError(f"{flag} {weights!r} cannot be used: {in_a_line(error)}") from error
+    return state
+
+
+def fill(network: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Load a state dict that fits the network name by name and shape by shape.
+
+    Raises:
+        ValueError: It does not; the first names are given.
+    """
+    wrong = checkpoint.misfits(network.state_dict(), state)
+    if wrong:
+        raise ValueError(
+            f"{origin} does not fit {type(network).__name__}: {checkpoint.first_of(wrong)}; "
+            "give the weights of this network"
+        )
+    network.load_state_dict(state)
+
+
+def has_other_classes(given: object, own: torch.Tensor, classes: int) -> bool:
+    """Whether a tensor is that of a head: it differs from ours in its first axis alone, which counts our classes."""
+    return (
+        isinstance(given, torch.Tensor)
+        and given.ndim == own.ndim > 0
+        and given.shape[1:] == own.shape[1:]
+        and len(given) != len(own) == classes
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pipeline.budget import Scale, check_storage, resolve_scale
 from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
+from pipeline.methods import MethodName
 from pipeline.networks import Network, from_checkpoint
 from pipeline.order import Split, classes_of_a_batch, split_train, windowed
 from pipeline.progress import followed, say
@@ -62,7 +63,8 @@ class Run:
     def trial_job(self) -> Job:
         """What a trial trains: the training images without the held-out split, judged on that split."""
         config, knobs = self.config, self.config.search
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=knobs.epochs, max_steps=0))
+        train = dataclasses.replace(config.train, epochs=knobs.epochs, max_steps=0)
+        config = dataclasses.replace(method_config(config, "augmix"), train=train)
         split, held_out = split_train(
             len(self.train_source),
             seed=config.seed,
@@ -82,7 +84,7 @@ class Run:
             label="search",
         )
 
-    def method_job(self, method: str) -> Job:
+    def method_job(self, method: MethodName) -> Job:
         """What the final training of a method trains: all training images; the test images only draw its curve."""
         config = self.config
         split, _ = final_split(config, self.train_source)

@@ -7,7 +7,8 @@ checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,21 +26,25 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 from ray.train.torch import TorchTrainer
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
-from augmix_core.models import build_model
+from augmix_core.adversary import pgd, random_starts
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
-from pipeline.augment import PREFETCHED_BATCHES, plan_stream, training_rows, views_in_training, with_views
+from pipeline.augment import PREFETCHED_BATCHES, plan_stream, slot_bytes, training_rows, views_in_training
 from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import TooManyBadSamplesError, evaluation_images
 from pipeline.journal import Journal
+from pipeline.methods import METHODS
+from pipeline.networks import starting_network
 from pipeline.order import Split, total_steps
 from pipeline.predict import predict, to_input
 from pipeline.quarantine import Quarantine
 from pipeline.telemetry import TrainingMetrics
+from pipeline.training_views import with_views
 
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 5
@@ -99,22 +104,39 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
     Raises:
         ray.train.TrainingFailedError: The workers failed more often than scale.max_failures.
         TooManyBadSamplesError: More samples than data.max_bad_fraction cannot be used.
+        FloatingPointError: A step had no finite gradient; its step, its sample ids and the last checkpoint are named.
     """
     last = checkpoint.last_checkpoint(job.folder)
     if last is not None and checkpoint.read_meta(last).step >= job.steps:
         return last
+    result = trainer_of(job, train_loop, callbacks).fit()
+    if result.return_value:
+        error, why = result.return_value
+        raise error(why)
+    final = checkpoint.last_checkpoint(job.folder)
+    assert final is not None
+    assert checkpoint.read_meta(final).step >= job.steps
+    return final
+
+
+def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Sequence[Any] = ()) -> TorchTrainer:
+    """What runs a loop on all training workers, with the stream of the job's rows."""
     config, scale = job.config, job.scale
 
     def stream() -> ray.data.Dataset:
         """Runs in the controller at every start of the worker group."""
         found = checkpoint.last_checkpoint(job.folder)
         first = checkpoint.read_meta(found).step if found else 0
-        plan = plan_stream(config, first_step=first, last_step=job.steps, num_workers=scale.num_workers)
+        cluster = ray.cluster_resources()
+        room = slot_bytes(config, cpus=cluster.get("CPU", 0.0), store_bytes=cluster["object_store_memory"])
+        plan = plan_stream(
+            config, first_step=first, last_step=job.steps, num_workers=scale.num_workers, slot_bytes=room
+        )
         return training_rows(plan, job.source, job.split, config)
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
-    trainer = TorchTrainer(
-        train_loop,
+    return TorchTrainer(
+        loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scale.num_workers,
@@ -134,20 +156,13 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         datasets={"train": stream},
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-    result = trainer.fit()
-    if result.return_value:
-        raise TooManyBadSamplesError(result.return_value)
-    final = checkpoint.last_checkpoint(job.folder)
-    assert final is not None
-    assert checkpoint.read_meta(final).step >= job.steps
-    return final
 
 
-def train_loop(loop_config: dict[str, Any]) -> str:
+def train_loop(loop_config: dict[str, Any]) -> tuple[type[Exception], str] | None:
     """What every training worker runs.
 
     Returns:
-        '', or why all ranks have stopped early: an error here would only be tried again, with the same samples.
+        None, or why all ranks have stopped early: an error here would only be tried again, with the same samples.
     """
     job: Job = loop_config["job"]
     config = job.config
@@ -155,9 +170,11 @@ def train_loop(loop_config: dict[str, Any]) -> str:
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
     seed_torch(config.seed, 0, 0, device)  # the same weights on every rank
-    model = build_model(config.model.name, job.num_classes).to(device).to(memory_format=torch.channels_last)
+    model, _ = starting_network(config.model, config.data, job.num_classes)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
-    step = resume(model, optimizer)
+    average = moving_average(model, config)
+    step = resume(job, model, optimizer, average, rank)
     parallel = ray.train.torch.prepare_model(model)
     batch = config.train.global_batch_size
     journal = Journal(
@@ -177,23 +194,55 @@ def train_loop(loop_config: dict[str, Any]) -> str:
         loss, sums = loss_of(parallel, rows, job, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if not clipped(model, config.train.clip_norm).isfinite():
+            return FloatingPointError, not_finite(step, job)
         optimizer.step()
+        if average is not None:
+            average.update_parameters(model)
         tally.add(sums)
         quarantine.add(rows)
         step += 1
         journal.stepped(step, len(quarantine.known))
         ends = job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps
         if (ends or step % STEPS_BETWEEN_CHECKS == 0) and (too_many := quarantine.share(device)):
-            return too_many
+            return TooManyBadSamplesError, too_many
         if ends:
-            metrics = end_of_epoch(job, model, tally, step, rank, device)
+            share_buffers(model)
+            if average is not None:
+                share_buffers(average.module)
+            validated = model if average is None else average.module
+            metrics = end_of_epoch(job, validated, tally, step, rank, device)
             metrics["data/quarantined"] = len(quarantine.known)
             journal.epoch(metrics)
-            report(job, model, optimizer, metrics, rank)
+            report(job, model, optimizer, average, metrics, rank)
             tally = Tally(device)
     if step < job.steps:
         raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
-    return ""
+    return None
+
+
+def clipped(model: nn.Module, most: float) -> torch.Tensor:
+    """Scale the gradient down to the norm `most`, if that is not 0, and return the norm that it had.
+
+    The gradient is the sum over ranks, so all ranks get the same norm.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if most:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
+
+
+def not_finite(step: int, job: Job) -> str:
+    """What is to be known of a step without a finite gradient; training it again would end in the same."""
+    batch = job.config.train.global_batch_size
+    _, sample_ids = job.split.at(np.arange(step * batch, (step + 1) * batch), seed=job.config.seed)
+    last = checkpoint.last_checkpoint(job.folder)
+    return (
+        f"the gradient is not finite in step {step + 1} of {job.steps}, sample ids {' '.join(map(str, sample_ids))}; "
+        f"the last good checkpoint is {last or 'none yet'}: lower train.learning_rate "
+        f"{job.config.train.learning_rate}, or set train.clip_norm"
+    )
 
 
 class Tally:
@@ -211,10 +260,9 @@ def end_of_epoch(
     job: Job, model: nn.Module, tally: Tally, step: int, rank: int, device: torch.device
 ) -> dict[str, float]:
     """Validate, and return the metrics of the epoch, the same on every rank."""
-    share_buffers(model)
     jsd_weight = job.config.train.jsd_weight
     cross_entropy, consistency, wrong, samples = summed(tally.sums, device).tolist()
-    metrics = {
+    return {
         "train/loss": (cross_entropy + jsd_weight * consistency) / samples,
         "train/cross_entropy": cross_entropy / samples,
         "train/consistency": consistency / samples,
@@ -224,18 +272,14 @@ def end_of_epoch(
         "epoch": job.epochs_behind(step),
         "step": step,
     }
-    if not math.isfinite(metrics["train/loss"]):
-        raise FloatingPointError(
-            f"the loss is {metrics['train/loss']} at step {step}; "
-            f"lower train.learning_rate {job.config.train.learning_rate}"
-        )
-    return metrics
 
 
 def loss_of(
     model: nn.Module, rows: Mapping[str, torch.Tensor], job: Job, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the clean view + jsd_weight x consistency of all views, in one joint forward pass.
+    """Cross-entropy of the first view + jsd_weight x consistency of all views, in one joint forward pass.
+
+    The first view is the clean one where there are several; of methods that train on one view it is that one.
 
     Returns:
         (scalar loss, float64 (4,) sums over the batch: cross-entropy, consistency, wrong answers, samples).
@@ -244,8 +288,12 @@ def loss_of(
     labels = rows["label"].to(device)
     batch, views = views_BVHWC.shape[:2]
     images = views_BVHWC.transpose(0, 1).reshape(views * batch, *views_BVHWC.shape[2:])
-    logits_VBC = model(to_input(images, job.config.data)).float().view(views, batch, -1)
-    cross_entropy = F.cross_entropy(logits_VBC[0], labels)
+    if METHODS[job.config.method].adversarial:
+        images = attacked(model, images, labels, rows, job.config)
+    with torch.autocast(device.type, torch.bfloat16, enabled=job.config.train.precision == "bf16"):
+        logits = model(to_input(images, job.config.data))
+    logits_VBC = logits.float().view(views, batch, -1)
+    cross_entropy = label_loss(logits_VBC[0], labels, rows, smoothing=job.config.train.label_smoothing)
     loss, consistency = cross_entropy, torch.zeros((), device=device)
     if views > 1:
         consistency = consistency_loss(logits_VBC)
@@ -254,6 +302,49 @@ def loss_of(
     means = torch.stack([cross_entropy.detach(), consistency.detach(), torch.ones_like(cross_entropy)]).double()
     cross_entropy_sum, consistency_sum, samples = means * batch
     return loss, torch.stack([cross_entropy_sum, consistency_sum, wrong.double(), samples])
+
+
+def label_loss(
+    logits_BC: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor], *, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy, mean over the batch; where two samples are mixed, of both labels by their shares."""
+    if "share" not in rows:
+        return F.cross_entropy(logits_BC, labels, label_smoothing=smoothing)
+    share, partners = rows["share"].to(logits_BC.device), rows["partner_label"].to(logits_BC.device)
+    own, other = (
+        F.cross_entropy(logits_BC, each, reduction="none", label_smoothing=smoothing) for each in (labels, partners)
+    )
+    return (share * own + (1 - share) * other).mean()
+
+
+def attacked(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor], config: RunConfig
+) -> torch.Tensor:
+    """Adversarial examples of (B, H, W, 3) images, against the network with the running statistics of batch norm.
+
+    Batch statistics would make an attack on one image depend on its batch, and the attack's passes would enter the
+    running statistics. The step that follows trains on the adversarial examples with batch statistics, as ever.
+    """
+    network, baseline = getattr(model, "module", model), config.baseline  # DDP's hooks are for the step alone
+    start = random_starts(
+        rows["sample_id"].clamp(min=0).numpy(),  # NO_SAMPLE is seen before its step counts
+        tuple(images.shape[1:]),
+        epoch=rows["epoch"].numpy(),
+        seed=config.seed,
+        epsilon=baseline.pgd_epsilon,
+    )
+    network.eval()
+    examples = pgd(
+        lambda pixels: network(to_input(pixels, config.data)),
+        images,
+        labels,
+        start.to(images.device),
+        epsilon=baseline.pgd_epsilon,
+        step_size=baseline.pgd_step_size,
+        steps=baseline.pgd_steps,
+    )
+    network.train()
+    return examples
 
 
 def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
@@ -265,23 +356,42 @@ def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD as the paper trains: momentum and weight decay on every parameter."""
+    """SGD as the paper trains: momentum, and weight decay on every parameter unless train.decay_all is off.
+
+    Biases and the parameters of normalisation are those of one axis.
+    """
     train = config.train
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=train.learning_rate,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-    )
+    parameters = list(model.parameters())
+    groups = [{"params": parameters, "weight_decay": train.weight_decay}]
+    if not train.decay_all:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)
+
+
+def moving_average(model: nn.Module, config: RunConfig) -> AveragedModel | None:
+    """An exponential moving average of weights and buffers, if train.ema_decay asks for one: the first step's weights
+    to begin with, then decay x average + (1 - decay) x weights after every step.
+    """
+    decay = config.train.ema_decay
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
 def learning_rate(step: int, job: Job) -> float:
-    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs."""
+    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs.
+
+    A warm-up comes before; its last step has the full rate. The cosine then runs over the steps that are left, the
+    thirds stay those of all epochs.
+    """
     train = job.config.train
     steps = total_steps(job.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
+    warmup = int(train.warmup_epochs * job.split.size / train.global_batch_size)
+    if step < warmup:
+        return train.learning_rate * (step + 1) / warmup
     if train.schedule == "cosine":
-        rise = 0.5 * (1 + math.cos(math.pi * step / steps))
+        rise = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         return train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * rise
     third = max(1, train.epochs // 3)
     return train.learning_rate * STEP_DROP ** (step * train.global_batch_size // job.split.size // third)
@@ -297,35 +407,54 @@ def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
     rank_rows = job.config.train.global_batch_size // job.scale.num_workers
-    make_views = ViewsInTheWorker(job.config) if views_in_training(job.config) else None
     batches = shard.iter_torch_batches(
-        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=make_views
+        batch_size=rank_rows, prefetch_batches=PREFETCHED_BATCHES, device="cpu", collate_fn=AsTensors(job.config)
     )
     for _, rows in zip(range(first_step, job.steps), batches, strict=False):
         yield rows
 
 
-class ViewsInTheWorker(NumpyBatchCollateFn):
-    """AugMix in the training worker, in the threads that fetch batches ahead: the kernels release the GIL."""
+class AsTensors(NumpyBatchCollateFn):
+    """Rows to tensors that share the object store's memory, which nobody writes to; Ray's own way copies twice.
+
+    AugMix too, where it is the training worker's: in the threads that fetch batches ahead, as kernels release the GIL.
+    """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.config, self.makes_views = config, views_in_training(config)
 
     def __call__(self, batch: dict[str, NDArray]) -> dict[str, torch.Tensor]:
-        """Rows with image to tensors with views."""
-        return {name: torch.tensor(column) for name, column in with_views(batch, self.config).items()}
+        """Arrays to tensors, and perhaps image to views."""
+        rows = with_views(batch, self.config) if self.makes_views else batch
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return {name: torch.from_numpy(column) for name, column in rows.items()}
 
 
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the last checkpoint, if there is one, and return the step to go on from."""
-    last = ray.train.get_checkpoint()
-    if last is None:
-        return 0
-    with last.as_directory() as folder:
-        return checkpoint.load_training(Path(folder), model, optimizer).step
+def resume(
+    job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, rank: int
+) -> int:
+    """Restore the last undamaged checkpoint, if there is one, and return the step to go on from.
+
+    Ray's own choice would be its newest, damaged or not.
+    """
+    chosen: list[Path | None] = [None]
+    if rank == 0:
+        checkpoint.remove_uncommitted(job.folder)
+        chosen = [checkpoint.last_checkpoint(job.folder)]
+    if distributed():
+        dist.broadcast_object_list(chosen, src=0)
+    return 0 if chosen[0] is None else checkpoint.load_training(chosen[0], model, optimizer, average).step
 
 
-def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], rank: int) -> None:
+def report(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    metrics: dict[str, Any],
+    rank: int,
+) -> None:
     """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
     with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
         saved = None
@@ -338,10 +467,13 @@ def report(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, metrics
                 job.num_classes,
                 asdict(config.data),
                 held_out_of(config),
+                metrics["validation/error"],
             )
-            checkpoint.save(Path(folder), model, optimizer, meta)
+            checkpoint.save(Path(folder), model, optimizer, meta, average)
+            checkpoint.keep_best(Path(folder), job.folder)
             saved = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=checkpoint.name_of(metrics["step"]))
+        name = checkpoint.free_name(job.folder, metrics["step"])  # that of rank 0 counts
+        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=name)
 
 
 def held_out_of(config: RunConfig) -> dict[str, Any] | None:

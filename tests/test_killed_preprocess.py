@@ -14,7 +14,7 @@ from tests.pipeline.test_generate import contents
 from tests.pipeline.test_shards import written_here
 from tests.test_jobs import ROOT
 
-ROWS = 5
+ROWS = 12
 SHARDS = -(-1348 // ROWS)
 
 
@@ -43,7 +43,7 @@ def check_kills(tmp_path, monkeypatch, *, kills, seed):
     arguments = [sys.executable, str(ROOT / "jobs" / "preprocess.py"), "images", "--recipe", "digits"]
     arguments += ["--output", str(output), "--splits", "train", "--rows-a-shard", str(ROWS)]
     before: dict[str, tuple[int, int]] = {}
-    for marks in sorted(random.Random(seed).sample(range(1, SHARDS - 60), kills)):
+    for marks in sorted(random.Random(seed).sample(range(1, SHARDS - 30), kills)):
         marked = killed_after(marks, output / "train", arguments)
         now = states(output / "train")
         assert all(now[name] == state for name, state in before.items())  # no finished shard was written again

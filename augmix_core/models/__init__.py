@@ -7,12 +7,23 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "score") from error
 
-from augmix_core.models.convnet import ConvNet5
+from augmix_core.models.allconv import AllConv
+from augmix_core.models.convnet import ConvNet5, group_norm
+from augmix_core.models.densenet import DenseNet
+from augmix_core.models.resnext import ResNeXt
 from augmix_core.models.wrn import WideResNet
 
 OURS = {
     "convnet5": lambda num_classes: ConvNet5(num_classes),
+    "convnet5_gn": lambda num_classes: ConvNet5(num_classes, norm=group_norm),
     "wrn40_2": lambda num_classes: WideResNet(num_classes, depth=40, widen_factor=2),
+    "allconv": lambda num_classes: AllConv(num_classes),
+    "densenet_bc_100_12": lambda num_classes: DenseNet(num_classes, depth=100, growth=12, start=24, bottleneck=True),
+    "densenet40_12": lambda num_classes: DenseNet(num_classes, depth=40, growth=12, start=16, bottleneck=False),
+    "densenet40_12_released": lambda num_classes: DenseNet(
+        num_classes, depth=40, growth=12, start=24, bottleneck=False
+    ),
+    "resnext29_32x4": lambda num_classes: ResNeXt(num_classes, depth=29, cardinality=4, base_width=32),
 }
 """Names of this package; any other name is looked up among torchvision's classification models."""
 

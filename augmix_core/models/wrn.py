@@ -1,10 +1,10 @@
 """Wide residual networks for 32 px images. Source: Zagoruyko & Komodakis (2016), the basic, pre-activation form."""
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from augmix_core.models.layers import conv1x1, conv3x3, initialise
 
 
 class BasicBlock(nn.Module):
@@ -12,19 +12,30 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.projection = (
-            None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-        )
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, stride=stride)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.convShortcut = None if in_channels == out_channels else conv1x1(in_channels, out_channels, stride=stride)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Where the shape changes, the shortcut too starts from the activated features."""
-        activated = F.relu(self.norm1(features))
-        shortcut = features if self.projection is None else self.projection(activated)
-        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        activated = F.relu(self.bn1(features))
+        shortcut = features if self.convShortcut is None else self.convShortcut(activated)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(activated))))
+
+
+class Group(nn.Module):
+    """The blocks of one resolution; the first one changes it."""
+
+    def __init__(self, blocks: int, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        rest = [BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)]
+        self.layer = nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """All blocks."""
+        return self.layer(features)
 
 
 class WideResNet(nn.Module):
@@ -35,24 +46,16 @@ class WideResNet(nn.Module):
         if (depth - 4) % 6:
             raise ValueError(f"depth is {depth}; a WRN has 6 n + 4 layers")
         blocks = (depth - 4) // 6
-        channels = 16
-        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        groups: list[nn.Module] = []
-        for width, stride in ((16, 1), (32, 2), (64, 2)):
-            for i in range(blocks):
-                groups.append(BasicBlock(channels, width * widen_factor, stride if i == 0 else 1))
-                channels = width * widen_factor
-        self.groups = nn.Sequential(*groups)
-        self.norm = nn.BatchNorm2d(channels)
-        self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        self.conv1 = conv3x3(3, 16)
+        self.block1 = Group(blocks, 16, widths[0], 1)
+        self.block2 = Group(blocks, widths[0], widths[1], 2)
+        self.block3 = Group(blocks, widths[1], widths[2], 2)
+        self.bn1 = nn.BatchNorm2d(widths[2])
+        self.fc = nn.Linear(widths[2], num_classes)
+        initialise(self)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """(N, 3, 32, 32) normalised images -> (N, num_classes) logits."""
-        features = F.relu(self.norm(self.groups(self.stem(images_NCHW))))
-        return self.classifier(features.mean(dim=(2, 3)))
+        """(N, 3, H, W) normalised images -> (N, num_classes) logits."""
+        features = self.block3(self.block2(self.block1(self.conv1(images_NCHW))))
+        return self.fc(F.relu(self.bn1(features)).mean(dim=(2, 3)))

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "corrupt.h"
+#include "permutation.h"
 #include "plan.h"
 #include "planes.h"
 #include "resize.h"
@@ -15,7 +16,7 @@
 #include "view.h"
 
 /* Raised with every change of a function's arguments, of Plan or of Rule; augmix_core.backends asks for its own. */
-enum { INTERFACE = 3 };
+enum { INTERFACE = 4 };
 
 enum { MAX_VIEWS = 8 };
 
@@ -215,12 +216,45 @@ static PyObject *resize_box(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+static int can_permute(const int64_t *index, const int64_t *size, const int64_t *epoch, const int64_t *window,
+                       Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (size[i] < 1 || size[i] > (int64_t)1 << 53 || index[i] < 0 || index[i] >= size[i] || epoch[i] < 0 ||
+            epoch[i] > UINT32_MAX || window[i] < 0 || window[i] > INT32_MAX)
+            return 0;
+    return 1;
+}
+
+static PyObject *native_permute(PyObject *self, PyObject *arguments) {
+    (void)self;
+    Py_buffer buffers[4], *index = &buffers[0];
+    unsigned long long key;
+    int purpose;
+    if (!PyArg_ParseTuple(arguments, "w*y*y*y*Ki:permute", index, &buffers[1], &buffers[2], &buffers[3], &key, &purpose))
+        return NULL;
+    Py_ssize_t count = index->len / (Py_ssize_t)sizeof(int64_t);
+    int sound = check(purpose >= 0 && purpose < 256, "a purpose is a byte");
+    for (int i = 0; i < 4; i++)
+        sound = sound && check(buffers[i].len == count * (Py_ssize_t)sizeof(int64_t), "all must be (N,) int64");
+    sound = sound && check(can_permute(index->buf, buffers[1].buf, buffers[2].buf, buffers[3].buf, count),
+                           "indices lie below their sizes, sizes in 1 .. 2**53, epochs and windows in their words");
+    if (sound) {
+        Py_BEGIN_ALLOW_THREADS;
+        permute(index->buf, buffers[1].buf, buffers[2].buf, buffers[3].buf, (size_t)count, key, (uint32_t)purpose);
+        Py_END_ALLOW_THREADS;
+    }
+    for (int i = 0; i < 4; i++) PyBuffer_Release(&buffers[i]);
+    if (!sound) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"variants", variants, METH_NOARGS, "Names of the variants that run here, fastest first."},
     {"draw_plans", draw_plans, METH_VARARGS, "Fill an array of Plan."},
     {"render", render, METH_VARARGS, "Images and plans to views."},
     {"apply_op", apply_op, METH_VARARGS, "One op on one image."},
     {"resize_box", resize_box, METH_VARARGS, "Cut a box, resize it, antialiased bilinear, and perhaps mirror it."},
+    {"permute", native_permute, METH_VARARGS, "Send indices where keyed permutations send them."},
     {"draw_words", native_draw_words, METH_VARARGS, "Fill an array with the words of a stream."},
     {"draw_levels", native_draw_levels, METH_VARARGS, "Noise: a level drawn for each level."},
     {"displace", native_displace, METH_VARARGS, "Glass: pixels become their neighbours, in place."},

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from augmix_core.errors import missing_extra
+from augmix_core.permutation import permute
 from augmix_core.philox import Purpose
-from pipeline.order import permute
 from pipeline.sources.base import Encoded, digest_of
 
 DIGITS_TEST_SHARE = 0.25

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from augmix_core.permutation import permute
 from augmix_core.philox import Purpose
-from pipeline.order import permute
 from pipeline.sources.base import IMAGE_SUFFIXES, Encoded
 from pipeline.sources.files import Place, at_once, place_of, sample_bytes
 from pipeline.sources.index import Built, Index, each, held, joined, open_index

@@ -8,6 +8,7 @@ Ray it travels as a path. The folder must be one that all nodes mount.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from pipeline.sources.base import digest_of
 FORMAT = 1
 """Part of every index's name; another layout of the columns needs another number."""
 ABOUT = b"augmix"
-ITEMS_FOR_RAY = 16
-"""Fewer are listed or scanned sooner than Ray's workers are up."""
+SECONDS_FOR_RAY = 10.0
+"""What would take less is listed or scanned here before Ray's workers are up."""
 TASK_CPUS = 0.25  # a task mostly waits for a disk or a store
 THREADS = 8
 Item = TypeVar("Item")
@@ -192,18 +193,23 @@ def called(function: Callable[[Item], Result], item: Item) -> Result:
 
 
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`function` of every item, in order: as Ray tasks where Ray runs and there is enough to do, else in threads.
+    """`function` of every item, in order: in threads, or, where Ray runs and the first few say it pays, as its tasks.
 
     Raises:
         ValueError: As the function does.
     """
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized() or len(items) < ITEMS_FOR_RAY:
-        with ThreadPoolExecutor(THREADS) as pool:
-            yield from pool.map(function, items)
-        return
+    tried = len(items) if ray is None or not ray.is_initialized() else THREADS
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(function, items[:tried])
+        left = (time.perf_counter() - begun) / tried * len(items[tried:]) if tried else 0.0
+        if left < SECONDS_FOR_RAY:
+            yield from pool.map(function, items[tried:])
+            return
+    assert ray is not None
     task = ray.remote(num_cpus=TASK_CPUS)(called)
-    for reference in [task.remote(function, item) for item in items]:
+    for reference in [task.remote(function, item) for item in items[tried:]]:
         try:
             yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:

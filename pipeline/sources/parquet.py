@@ -144,6 +144,8 @@ class Recent:
             self.bytes -= self.kept.popitem(last=False)[1].nbytes
 
 
+UNREADABLE = (pa.ArrowException, OSError, AttributeError, TypeError)
+"""What reading a damaged file raises; the last two come from Ray's extension types when a file falsely claims one."""
 RECENT = Recent(BYTES_OF_ROW_GROUPS)
 
 
@@ -285,7 +287,7 @@ def scan(place: Place) -> Scanned:
         image, label = check_schema(place, file.schema_arrow)
         rows = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
         return Scanned(labels_of(place, file.read(columns=[label])[label]), rows, image)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{place} is not a readable parquet file: {in_one_line(error)}") from error
 
 
@@ -321,7 +323,7 @@ def read_columns(place: Place) -> pa.Table:
         file = pq.ParquetFile(place.open())
         image, label = check_schema(place, file.schema_arrow)
         table = file.read(columns=[f"{image}.bytes", label])
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{place} is not a readable parquet file: {in_one_line(error)}") from error
     return pa.table({"bytes": flat_images(table[image]), "label": labels_of(place, table[label])})
 

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 
+from pipeline.checkpoint import SNAPSHOT
 from tests.conftest import natural
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -74,6 +76,17 @@ def write_imagenet_c(folder: Path, corruptions: tuple[str, ...], *, images: int 
                     colour = np.array([40 * severity, 60 * c + 100 * label, 40 * n % 256], np.uint8)
                     image = np.broadcast_to(colour, (224, 224, 3))
                     (at / f"ILSVRC2012_val_{label:04d}{n:04d}.JPEG").write_bytes(jpeg(image))
+
+
+def write_snapshot(folder: Path, names: list[str]) -> None:
+    """Ray Train's list of the checkpoints in a folder, oldest first."""
+    kept = [{"checkpoint_dir_name": name, "metrics": {}} for name in names]
+    snapshot = {"ray_version": ray.__version__, "checkpoint_results": kept, "latest_checkpoint_result": kept[-1]}
+    snapshot |= {"checkpoint_report_indices": list(range(len(names))), "current_report_index": len(names)}
+    snapshot |= {f"pending_{what}": [] for what in ("training_results", "validation_specs")}
+    outcomes = ("validated", "timed_out_validation", "failed_validation")
+    snapshot |= {f"{outcome}_checkpoint_dir_names": [] for outcome in outcomes}
+    (folder / SNAPSHOT).write_text(json.dumps(snapshot))
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from augmix_core import AugMixConfig
-from pipeline.augment import plan_stream, rows_of, training_rows
+from pipeline.augment import plan_stream, row_bytes, rows_of, slot_bytes, training_rows
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split
 from pipeline.source import open_source
@@ -49,7 +49,16 @@ def test_tasks_take_seconds_and_stay_few():
     assert 8 <= small.steps_a_task <= 128 and small.steps_a_block > 1
     large = RunConfig(data=DataConfig(image_size=224), train=TrainConfig(global_batch_size=256))
     plan = plan_stream(large, first_step=0, last_step=450_000, num_workers=8)
-    assert plan.steps_a_block == 1 and len(plan.tasks()) <= 5000
+    assert plan.steps_a_block > 1 and len(plan.tasks()) <= 5000
+    assert plan.rank_rows * plan.steps_a_block * row_bytes(large) <= 96 << 20
+
+
+def test_a_small_object_store_gets_small_blocks_and_tasks():
+    large = RunConfig(data=DataConfig(image_size=224), train=TrainConfig(global_batch_size=256))
+    room = slot_bytes(large, cpus=8, store_bytes=1 << 30)
+    plan = plan_stream(large, first_step=0, last_step=1000, num_workers=2, slot_bytes=room)
+    assert plan.steps_a_block == plan.steps_a_task == 1
+    assert 20 * room == pytest.approx(256 << 20)  # 20 tasks of 0.4 CPUs
 
 
 @pytest.mark.parametrize("layout", [(1, 4, 8), (2, 1, 2), (3, 2, 6)])

@@ -100,4 +100,4 @@ def test_a_run_is_named_after_recipe_model_and_fingerprint():
 def test_the_standard_method_sees_clean_images_only():
     standard = method_config(RunConfig(), "standard")
     assert (standard.augmix.views, standard.train.jsd_weight) == (1, 0.0)
-    assert method_config(RunConfig(), "augmix") == RunConfig()
+    assert method_config(RunConfig(), "augmix") == RunConfig(methods=("augmix",))

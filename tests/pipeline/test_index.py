@@ -155,10 +155,11 @@ def test_a_digest_does_not_depend_on_the_pieces_it_was_put_together_from():
     assert index_module.digest_of_columns(moved) != index_module.digest_of_columns(whole)
 
 
-def test_tasks_of_ray_build_the_same_index(tmp_path, ray_local):
+def test_tasks_of_ray_build_the_same_index(tmp_path, ray_local, monkeypatch):
     import ray
 
-    names = [f"c{n:03d}" for n in range(folder_module.CLASSES_A_TASK * index_module.ITEMS_FOR_RAY)]
+    monkeypatch.setattr(index_module, "SECONDS_FOR_RAY", 0)
+    names = [f"c{n:03d}" for n in range(folder_module.CLASSES_A_TASK * (index_module.THREADS + 2))]
     for name in names:
         (tmp_path / "train" / name).mkdir(parents=True)
         for n in range(2):
@@ -176,12 +177,24 @@ def test_tasks_of_ray_build_the_same_index(tmp_path, ray_local):
     assert pid != os.getpid() and images == [b"c001", b"c000"]
 
 
-def test_an_error_in_a_task_of_ray_is_the_same_line(ray_local):
-    def refuse(item):
-        raise ValueError(f"item {item} is wrong")
+def pid_of(item):
+    if item == "wrong":
+        raise ValueError(f"item {item}")
+    return os.getpid()
 
-    with pytest.raises(ValueError, match=r"^item 0 is wrong$"):
-        list(index_module.each(refuse, range(index_module.ITEMS_FOR_RAY)))
+
+def test_an_error_in_a_task_of_ray_is_the_same_line(ray_local, monkeypatch):
+    monkeypatch.setattr(index_module, "SECONDS_FOR_RAY", 0)
+    with pytest.raises(ValueError, match=r"^item wrong$"):
+        list(index_module.each(pid_of, [*"12345678", "wrong"]))
+
+
+def test_ray_is_asked_only_where_it_pays(ray_local, monkeypatch):
+    items = range(index_module.THREADS + 2)
+    assert set(index_module.each(pid_of, items)) == {os.getpid()}
+    monkeypatch.setattr(index_module, "SECONDS_FOR_RAY", 0)
+    pids = list(index_module.each(pid_of, items))
+    assert set(pids[: index_module.THREADS]) == {os.getpid()} and os.getpid() not in pids[index_module.THREADS :]
 
 
 def test_open_folder_reads_what_it_is_given(tmp_path):

@@ -17,9 +17,10 @@ from torchvision import models
 
 from augmix_core.models import build_model
 from pipeline import checkpoint
-from pipeline.config import DataConfig, RunConfig
-from pipeline.networks import find_checkpoint, from_checkpoint, open_network
+from pipeline.config import DataConfig, ModelConfig, RunConfig
+from pipeline.networks import find_checkpoint, from_checkpoint, open_network, starting_network
 from pipeline.train import build_optimizer
+from tests.pipeline.fixtures import write_snapshot
 
 DATA = DataConfig()
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
@@ -73,15 +74,9 @@ def write_checkpoint(folder, model):
 
 
 def write_method(folder, model):
-    """A method's folder as Ray Train leaves it: one checkpoint and the snapshot that names it."""
+    """A method's folder as Ray Train leaves it: one checkpoint and the list that names it."""
     write_checkpoint(folder / checkpoint.name_of(1), model)
-    kept = {"checkpoint_dir_name": checkpoint.name_of(1), "metrics": {}}
-    snapshot = {"ray_version": ray.__version__, "checkpoint_results": [kept], "latest_checkpoint_result": kept}
-    snapshot |= {"checkpoint_report_indices": [0], "current_report_index": 1}
-    snapshot |= {f"pending_{what}": [] for what in ("training_results", "validation_specs")}
-    outcomes = ("validated", "timed_out_validation", "failed_validation")
-    snapshot |= {f"{outcome}_checkpoint_dir_names": [] for outcome in outcomes}
-    (folder / checkpoint.SNAPSHOT).write_text(json.dumps(snapshot))
+    write_snapshot(folder, [checkpoint.name_of(1)])
     return folder
 
 
@@ -118,10 +113,10 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
     folder = write_checkpoint(tmp_path / "step", network())
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"cannot be read: .*ncomplete"):
+    with pytest.raises(ValueError, match=r"\Acheckpoint .* is damaged: model\.safetensors has \d+ bytes, \d+ were"):
         from_checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot be read: .*No such file"):
+    with pytest.raises(ValueError, match=r"\Acheckpoint .* is damaged: model\.safetensors is missing\Z"):
         from_checkpoint(folder)
 
 
@@ -214,7 +209,93 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
 def test_weights_of_another_network_are_refused_naming_a_weight(tmp_path):
     torch.save(network(classes=7).state_dict(), tmp_path / "w.pt")
     text = refusal("convnet5", str(tmp_path / "w.pt"), DATA, 10)
-    assert "size mismatch for head" in text or "size mismatch for classifier" in text, text
+    assert "classifier.bias has shape (7,), not (10,), classifier.weight has shape (7, 128), not (10, 128)" in text
+    torch.save(network(name="wrn40_2").state_dict(), tmp_path / "w.pt")
+    text = refusal("convnet5", str(tmp_path / "w.pt"), DATA, 10)
+    assert "does not fit ConvNet5: block1.layer.0.bn1.bias is unknown, " in text and " more; give the weights" in text
+    sparse = network().state_dict()
+    sparse["classifier.weight"] = sparse["classifier.weight"].to_sparse()
+    torch.save(sparse, tmp_path / "w.pt")
+    assert "classifier.weight is no dense tensor" in refusal("convnet5", str(tmp_path / "w.pt"), DATA, 10)
+
+
+RELEASED_NAMES = {
+    "wrn40_2": ("conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.5.bn2.running_var", "fc.bias"),
+    "allconv": ("features.0.weight", "features.1.num_batches_tracked", "features.29.running_mean", "classifier.bias"),
+    "densenet40_12_released": ("dense1.11.conv1.weight", "trans2.bn1.weight", "bn1.running_mean", "fc.weight"),
+    "resnext29_32x4": (
+        *("conv_1_3x3.weight", "bn_1.bias", "stage_1.0.downsample.1.weight", "stage_3.2.conv_conv.weight"),
+        *("stage_2.1.bn_reduce.running_var", "stage_2.0.bn.weight", "stage_1.2.bn_expand.bias", "classifier.weight"),
+    ),
+}
+"""Some parameters of the networks of google-research/augmix, by the names that its training saves."""
+
+
+@pytest.mark.parametrize("name", RELEASED_NAMES)
+def test_weights_as_the_released_code_saves_them_load_into_our_networks(tmp_path, name):
+    model = network(name=name)
+    states = {f"module.{key}": value for key, value in model.state_dict().items()}
+    assert {f"module.{key}" for key in RELEASED_NAMES[name]} <= states.keys()
+    saved = {"epoch": 99, "model": name, "state_dict": states, "best_acc": 0.95, "optimizer": {"state": {}}}
+    torch.save(saved, tmp_path / "released.pth.tar")
+    opened = open_network(name, str(tmp_path / "released.pth.tar"), DATA, 10)
+    assert torch.equal(logits(opened.model), logits(model))
+
+
+def start(name="convnet5", weights="", classes=10):
+    torch.manual_seed(8)
+    return starting_network(ModelConfig(name=name, weights=str(weights)), DATA, classes)
+
+
+def test_training_starts_from_the_weights_of_a_file(tmp_path):
+    model = network()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "w.pt")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    for file in ("w.pt", "w.safetensors"):
+        started, said = start(weights=tmp_path / file)
+        assert started.training and said == f"model: convnet5 starts from {tmp_path / file}"
+        assert torch.equal(logits(started.eval()), logits(model))
+    assert start()[1] == "" and not torch.equal(logits(start()[0].eval()), logits(model))
+
+
+@pytest.mark.parametrize("name", ["convnet5", "wrn40_2", "resnet18", "mobilenet_v3_small", "squeezenet1_1"])
+def test_a_head_of_other_classes_is_replaced_by_a_new_one_and_said(tmp_path, name):
+    model = network(name=name, classes=12)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    started, said = start(name, tmp_path / "w.pt", classes=7)
+    assert said.endswith("; its head of 12 classes is replaced by a new one of 7")
+    assert logits(started.eval(), torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    fresh, before, after = start(name, classes=7)[0].state_dict(), model.state_dict(), started.state_dict()
+    replaced = {key for key in after if after[key].shape != before[key].shape}
+    assert len(replaced) == 2  # weight and bias
+    assert all(torch.equal(after[key], (fresh if key in replaced else before)[key]) for key in after)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("convnet5", "DEFAULT", "give the file with the weights of convnet5"),
+        ("resnet18", "IMAGENET1K_V11", "model.weights 'IMAGENET1K_V11' of resnet18 is unknown; did you mean"),
+        ("convnet5", "/no/such/file.pt", "model.weights '/no/such/file.pt' cannot be used: "),
+        ("convnet5", "relative.pt", "model.weights is 'relative.pt'; give an absolute path"),
+        ("convnet5", "OTHER", "does not fit ConvNet5: block1.layer.0.bn1.bias is unknown, "),
+    ],
+)
+def test_weights_that_cannot_start_a_training_are_refused_in_one_line(tmp_path, name, weights, said):
+    torch.save(network(name="wrn40_2").state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=ONE_LINE) as caught:
+        start(name, tmp_path / "other.pt" if weights == "OTHER" else weights)
+    assert said in str(caught.value)
+
+
+def test_published_weights_start_a_training_and_another_normalisation_is_said(monkeypatch):
+    """All but the download itself."""
+    weights = models.ResNet18_Weights.IMAGENET1K_V1
+    published = network(name="resnet18", classes=1000)
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
+    started, said = start("resnet18", "IMAGENET1K_V1")
+    assert torch.equal(started.conv1.weight, published.conv1.weight)
+    assert "trained with data.mean (0.485, 0.456, 0.406)" in said and "its head of 1000 classes" in said
 
 
 def refused_answer(opened, classes, image_size):

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmix_core.permutation import permute
 from augmix_core.philox import Purpose
-from pipeline.order import Split, classes_of_a_batch, permute, split_train, total_steps, windowed
+from pipeline.order import Split, classes_of_a_batch, split_train, total_steps, windowed
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from pyarrow.fs import S3FileSystem
 from augmix_core import AugMixConfig
 from augmix_core.crop import resize_short_side
 from augmix_core.decode import decode_rgb
-from pipeline import cli, preprocess, shards
+from pipeline import preprocess, shards
 from pipeline.augment import check_stored_views, plan_stream, rows_of, training_rows
 from pipeline.config import DataConfig, PreprocessConfig, RunConfig, SearchConfig, TrainConfig
 from pipeline.decode import evaluation_images, reason_unreadable
@@ -27,6 +29,7 @@ from pipeline.source import open_source
 from pipeline.sources.base import Unreadable
 from tests.conftest import natural
 from tests.pipeline.fixtures import imagenet_tree, jpeg
+from tests.test_jobs import ROOT
 
 IMAGENET = DataConfig(name="imagenet", image_size=56, crop="random_resized", flip=True)  # evaluation resizes to 64
 AUGMIX = AugMixConfig(width=2)
@@ -398,10 +401,11 @@ def test_damaged_views_are_named_before_they_are_trained_on(tree, stored, tmp_pa
 
 
 def test_a_job_refuses_wrong_views_before_anything_starts(tree, stored, tmp_path):
-    config = of_run(tree, stored, storage=str(tmp_path), seed=9)
-    with pytest.raises(ValueError, match="seed 3 -> 9"):
-        cli.run("train", "imagenet", config)
-    assert not list(tmp_path.iterdir())
+    command = [sys.executable, str(ROOT / "jobs" / "imagenet.py"), "train", "--storage", str(tmp_path / "runs")]
+    flags = ["--data.path", str(tree), "--data.views", str(stored), "--search.trials", "0", "--scale.num-workers", "1"]
+    ended = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "seed 3 -> 0" in ended.stderr
+    assert not [folder for folder in (tmp_path / "runs").iterdir() if folder.name != "index"]
 
 
 def test_a_search_among_stored_views_is_refused():

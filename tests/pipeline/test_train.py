@@ -133,10 +133,12 @@ def test_a_checkpoint_restores_model_optimizer_and_step(tmp_path):
 
 
 def test_an_incomplete_or_foreign_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"damaged: it has no manifest\.json"):
         checkpoint.read_meta(tmp_path)
     meta = {"step": 1, "epoch": 1, "model": "convnet5", "num_classes": 10, "data": {}, "stream_version": 999}
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    contents = {"meta.json": json.dumps(meta).encode()}
+    (tmp_path / "meta.json").write_bytes(contents["meta.json"])
+    (tmp_path / "manifest.json").write_text(checkpoint.manifest_of(contents))
     with pytest.raises(ValueError, match="stream version 999"):
         checkpoint.read_meta(tmp_path)
 
@@ -164,7 +166,11 @@ def test_a_training_leaves_a_line_an_epoch_and_its_last_checkpoint(undisturbed):
     assert all(0 <= row["validation/error"] <= 1 and row["train/consistency"] > 0 for row in rows)
     last = checkpoint.last_checkpoint(undisturbed)
     assert last.name == "step_000000018"
-    assert {path.name for path in last.iterdir()} == {"model.safetensors", "training_state.pt", "meta.json"}
+    assert {path.name for path in last.iterdir()} == {
+        *("model.safetensors", "training_state.pt", "meta.json", "manifest.json")
+    }
+    best = checkpoint.best_checkpoint(undisturbed)
+    assert checkpoint.read_meta(best).validation_error == min(row["validation/error"] for row in rows)
 
 
 def test_a_finished_training_is_not_started_again(ray_local, undisturbed):
