@@ -36,6 +36,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.sources.base import Unreadable
+from pipeline.sources.files import place_of
 
 FORMAT, VERSION = "augmix-ray shards", 1
 MANIFEST, LABELS, DONE = "manifest.json", "labels.npy", ".done"
@@ -58,20 +59,14 @@ class Folder:
     """A folder on a disk, or in an object store by its URI.
 
     Args:
-        location: an absolute path, or a URI that pyarrow.fs knows, such as s3://bucket/folder.
+        location: an absolute path, or a URI as of `sources.files`.
     """
 
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
-        self.is_local = "://" not in location
-        self.files: pyarrow.fs.FileSystem = pyarrow.fs.LocalFileSystem()
-        self.root = self.location
-        if self.is_local:
-            return
-        try:
-            self.files, self.root = pyarrow.fs.FileSystem.from_uri(self.location)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{location!r} cannot be opened: {error}") from error
+        place = place_of(self.location)
+        self.is_local, self.root = not place.store, place.path
+        self.files = pyarrow.fs.LocalFileSystem() if self.is_local else place.files
 
     def path(self, name: str) -> str:
         """What the file system calls a file."""

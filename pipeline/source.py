@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config import DataConfig
-from pipeline.shards import holds_shards, open_shards
+from pipeline.shards import SPLITS, holds_shards, open_shards
 from pipeline.sources.arrays import (
     CIFAR_FOLDERS,
     ArraySource,
@@ -125,10 +125,7 @@ def find_source(config: DataConfig, *, train: bool) -> Found:
     Raises:
         ValueError: data.path is not there or holds no layout that is known; says what was found.
     """
-    if config.path and holds_shards(config.path):
-        what = f"pre-decoded shards in {config.path}"
-        return Found(what, lambda _: open_shards(config.path, config.name, train=train))
-    if config.name == "digits":
+    if config.name == "digits" and not config.path:
         return Found("scikit-learn's digits", lambda _: open_digits(train=train))
     if not config.path:
         raise ValueError(
@@ -142,7 +139,7 @@ def find_source(config: DataConfig, *, train: bool) -> Found:
         raise ValueError(f"data.path {config.path!r} is not a folder on this machine; mount it or correct the path")
     with told_if_unreadable(root):
         looked = Looked(config, root, root.entries(), train)
-        for layout in (find_parquet, find_folders, find_tars, find_cifar, find_shared):
+        for layout in (find_shards, find_parquet, find_folders, find_tars, find_cifar, find_shared):
             if found := layout(looked):
                 return found
     return refuse_layout(looked)
@@ -194,6 +191,17 @@ def make_folder(path: str) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"data.path {path!r} cannot be made for the download: {error.strerror}") from error
+
+
+def find_shards(looked: Looked) -> Found | None:
+    """What `jobs/preprocess.py images` has written."""
+    config = looked.config
+    folders = [entry.name for entry in looked.entries if entry.is_folder and entry.name in SPLITS]
+    if not folders or not holds_shards(config.path):
+        return None
+    return Found(
+        f"pre-decoded shards in {looked.root}", lambda _: open_shards(config.path, config.name, train=looked.train)
+    )
 
 
 def find_parquet(looked: Looked) -> Found | None:
