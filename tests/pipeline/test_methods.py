@@ -166,7 +166,7 @@ def test_every_method_learns_its_rows_in_a_few_steps(digits, method):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("method", ["cutmix", "pgd"])
+@pytest.mark.parametrize("method", ["cutmix", pytest.param("pgd", marks=pytest.mark.slow)])
 def test_methods_train_end_to_end_on_two_workers(ray_local, digits, tmp_path, method):
     import ray
 
