@@ -58,9 +58,9 @@ class StreamPlan:
     steps_a_block: int
     steps_a_task: int
 
-    def tasks(self) -> list[int]:
+    def tasks(self) -> range:
         """The first step of every task."""
-        return list(range(self.first_step, self.last_step, self.steps_a_task))
+        return range(self.first_step, self.last_step, self.steps_a_task)
 
     def blocks(self, task_step: int) -> Iterator[NDArray[np.int64]]:
         """The positions of each block of a task: for each group of steps, one block a rank.

@@ -119,7 +119,7 @@ def manifest_of(contents: Mapping[str, bytes]) -> str:
     return json.dumps(sizes_and_digests, indent=1)
 
 
-def digest_of(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -236,7 +236,7 @@ def check(folder: Path) -> None:
     listed = read_manifest(folder)
     for name in listed:
         try:
-            size, found = (folder / name).stat().st_size, digest_of(folder / name)
+            size, found = (folder / name).stat().st_size, sha256_of_file(folder / name)
         except OSError as error:
             raise damaged(folder, f"{name}: {error.strerror}") from error
         compare(folder, name, listed, size, found)

@@ -681,7 +681,7 @@ class PreprocessConfig:
             data=dataclasses.replace(self.data, views=""),
             augmix=self.augmix,
             train=TrainConfig(epochs=self.epochs, hold_out=self.hold_out),
-            scale=self.scale,
+            scale=dataclasses.replace(self.scale, augment_on="data"),  # what is stored are views
             search=SearchConfig(trials=0),
         )
 

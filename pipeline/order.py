@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from augmix_core.permutation import permute
 from augmix_core.philox import Purpose
+from pipeline.config import DataConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,20 @@ def split_train(total: int, *, seed: int, limit: int = 0, holdout_fraction: floa
             f"{size} images leave nothing to train on or to hold out at data.holdout_fraction {holdout_fraction}"
         )
     return Split(total, held_out, size - held_out, seed), Split(total, 0, held_out, seed)
+
+
+def training_splits(
+    total: int, shard_rows: NDArray[np.int64] | None, data: DataConfig, *, seed: int, hold_out: bool
+) -> tuple[Split, Split]:
+    """Return (what a training sees, in the order in which its source is best read; what it leaves out).
+
+    Args:
+        total, shard_rows: of the source.
+        hold_out: whether it leaves data.holdout_fraction out.
+    """
+    fraction = data.holdout_fraction if hold_out else 0.0
+    split, held_out = split_train(total, seed=seed, limit=data.train_limit, holdout_fraction=fraction)
+    return windowed(split, shard_rows, window=data.shuffle_window), held_out
 
 
 def total_steps(samples: int, *, epochs: int, global_batch_size: int) -> int:

@@ -30,13 +30,13 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from augmix_core.crop import resize_short_side
-from pipeline.augment import fields_of_views, rows_of
+from pipeline.augment import fields_of_views, row_bytes, rows_of
 from pipeline.blocks import opened_source, placement, quiet
 from pipeline.blocks import rows_of as rows_one_by_one
 from pipeline.budget import check_storage
 from pipeline.config import DataConfig, PreprocessConfig, RunConfig
 from pipeline.decode import decoded
-from pipeline.order import Split, split_train, windowed
+from pipeline.order import Split, training_splits
 from pipeline.progress import counted, say
 from pipeline.shards import (
     DONE,
@@ -107,18 +107,11 @@ def plan_works(kind: str, config: PreprocessConfig) -> list[Work]:
         return [images_work(split, config) for split in config.splits]
     run = config.as_run()
     source = open_source(run.data, train=True)
-    fraction = run.data.holdout_fraction if run.train.hold_out else 0.0
-    split, _ = split_train(len(source), seed=run.seed, limit=run.data.train_limit, holdout_fraction=fraction)
-    split = windowed(split, source.shard_rows, window=run.data.shuffle_window)
+    split, _ = training_splits(len(source), source.shard_rows, run.data, seed=run.seed, hold_out=run.train.hold_out)
     fields = {**fields_of_views(run, split), "epochs": config.epochs}
-    size = views_bytes(run)
+    size = row_bytes(run)
     wanted = manifest("views", fields, source, config.epochs * split.size, size, config)
     return [Work(Folder(config.output), wanted, source, config, split, size)]
-
-
-def views_bytes(config: RunConfig) -> int:
-    """Bytes of the views of one sample."""
-    return config.augmix.views * config.data.image_size**2 * 3
 
 
 def images_work(split: str, config: PreprocessConfig) -> Work:
@@ -464,7 +457,7 @@ def view_rows(source: Source, target: Target, number: int) -> tuple[pa.RecordBat
         checks += [checksum(one.reshape(-1)) for one in views]
         pixels += views.data
     columns: dict[str, Any] = {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
-    kind = pa.binary(views_bytes(target.config))
+    kind = pa.binary(row_bytes(target.config))
     columns["views"] = pa.Array.from_buffers(kind, len(positions), [None, pa.py_buffer(pixels)])
     columns["check"] = np.array(checks, np.uint64)
     return pa.record_batch(columns), []

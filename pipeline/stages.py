@@ -13,7 +13,7 @@ from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
 from pipeline.methods import MethodName
 from pipeline.networks import Network, from_checkpoint
-from pipeline.order import Split, classes_of_a_batch, split_train, windowed
+from pipeline.order import Split, classes_of_a_batch, split_train, training_splits
 from pipeline.progress import followed, say
 from pipeline.quarantine import collecting
 from pipeline.report import write_report
@@ -65,18 +65,14 @@ class Run:
         config, knobs = self.config, self.config.search
         train = dataclasses.replace(config.train, epochs=knobs.epochs, max_steps=0)
         config = dataclasses.replace(method_config(config, "augmix"), train=train)
-        split, held_out = split_train(
-            len(self.train_source),
-            seed=config.seed,
-            limit=config.data.train_limit,
-            holdout_fraction=config.data.holdout_fraction,
-        )
+        source = self.train_source
+        split, held_out = training_splits(len(source), source.shard_rows, config.data, seed=config.seed, hold_out=True)
         return Job(
             config=config,
             scale=trial_scale(self.scale),
             folder=self.folder / "search",
             source=self.train_ref,
-            split=windowed(split, self.train_source.shard_rows, window=config.data.shuffle_window),
+            split=split,
             validation_source=self.train_ref,
             validation_split=held_out,
             validation_cells=search_cells(knobs.severities),
@@ -148,15 +144,14 @@ class Run:
 
 def final_split(config: RunConfig, source: Source) -> tuple[Split, Split]:
     """(what the final training sees, what it leaves out)."""
-    fraction = config.data.holdout_fraction if config.train.hold_out else 0.0
-    split, held_out = split_train(
-        len(source), seed=config.seed, limit=config.data.train_limit, holdout_fraction=fraction
-    )
-    return windowed(split, source.shard_rows, window=config.data.shuffle_window), held_out
+    hold_out = config.train.hold_out
+    return training_splits(len(source), source.shard_rows, config.data, seed=config.seed, hold_out=hold_out)
 
 
 def warn_of_sorted_shards(config: RunConfig, source: Source) -> None:
     """Say it where shards hold few classes each, so that batches do: batch norm and SGD suffer."""
+    if source.shard_rows is None:
+        return
     split, _ = final_split(config, source)
     batch = config.train.global_batch_size
     ours, random = classes_of_a_batch(split, source.labels, batch, seed=config.seed)

@@ -21,7 +21,7 @@ from augmix_core.crop import resize_short_side
 from augmix_core.decode import decode_rgb
 from pipeline import preprocess, shards
 from pipeline.augment import check_stored_views, plan_stream, rows_of, training_rows
-from pipeline.config import DataConfig, PreprocessConfig, RunConfig, SearchConfig, TrainConfig
+from pipeline.config import DataConfig, PreprocessConfig, RunConfig, ScaleConfig, SearchConfig, TrainConfig
 from pipeline.decode import evaluation_images, reason_unreadable
 from pipeline.order import split_train
 from pipeline.shards import DamagedShardError, ShardSource, checksum, opened_views
@@ -284,6 +284,20 @@ def stored(tree, tmp_path_factory):
     )
     written_here("views", config)
     return folder
+
+
+def test_views_are_stored_the_same_where_training_would_make_them(tree, stored, tmp_path):
+    config = PreprocessConfig(
+        output=str(tmp_path / "views"),
+        data=at(IMAGENET, tree),
+        augmix=AUGMIX,
+        seed=3,
+        epochs=3,
+        rows_a_shard=5,
+        scale=ScaleConfig(augment_on="train"),
+    )
+    written_here("views", config)
+    assert (tmp_path / "views" / "manifest.json").read_bytes() == (stored / "manifest.json").read_bytes()
 
 
 def of_run(tree, stored, **changes):
