@@ -23,13 +23,19 @@ SECONDS_BETWEEN_LOOKS = 0.5
 class Terminal:
     """Where people read: standard output, also while `chatter_into` sends everybody else's output to a file."""
 
-    stream: TextIO = sys.stdout
+    kept: TextIO | None = None
+
+    @classmethod
+    def stream(cls) -> TextIO:
+        """The output that people see at this moment."""
+        return cls.kept or sys.stdout
 
 
 def say(text: str) -> None:
     """Print one line at once, above a bar where there is one."""
-    tqdm.write(text, file=Terminal.stream)
-    Terminal.stream.flush()
+    stream = Terminal.stream()
+    tqdm.write(text, file=stream)
+    stream.flush()
 
 
 @contextmanager
@@ -38,7 +44,7 @@ def chatter_into(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    Terminal.stream = os.fdopen(os.dup(1), "w", buffering=1)
+    Terminal.kept = os.fdopen(os.dup(1), "w", buffering=1)
     with path.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -50,8 +56,8 @@ def chatter_into(path: Path) -> Iterator[None]:
         for descriptor, original in enumerate(kept, start=1):
             os.dup2(original, descriptor)
             os.close(original)
-        Terminal.stream.close()
-        Terminal.stream = sys.stdout
+        Terminal.kept.close()
+        Terminal.kept = None
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def followed(label: str, folder: Path, *, epochs: int, first_step: int) -> Itera
 
 def new_bar(label: str) -> Any:
     """A progress bar over optimizer steps."""
-    return tqdm(total=None, desc=label, unit="step", leave=False, file=Terminal.stream)
+    return tqdm(total=None, desc=label, unit="step", leave=False, file=Terminal.stream())
 
 
 class Follower:
@@ -92,7 +98,7 @@ class Follower:
     def __init__(self, label: str, folder: Path, epochs: int, first_step: int) -> None:
         self.label, self.folder, self.epochs = label, folder, epochs
         self.first_step = self.printed_step = first_step
-        self.bar: Any = new_bar(label) if Terminal.stream.isatty() else None
+        self.bar: Any = new_bar(label) if Terminal.stream().isatty() else None
         self.first_seen: tuple[float, int] | None = None
 
     def look(self) -> None:
@@ -164,7 +170,7 @@ def counted(
         unit: what `size` counts.
     """
     bar = tqdm(
-        total=total, desc=label, unit=unit, leave=False, file=Terminal.stream, disable=not Terminal.stream.isatty()
+        total=total, desc=label, unit=unit, leave=False, file=Terminal.stream(), disable=not Terminal.stream().isatty()
     )
     done, begun, before_begun = 0, 0.0, 0
     with bar:

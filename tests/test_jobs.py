@@ -22,7 +22,7 @@ TINY = [
     "--data.test-limit",
     "64",
     "--train.epochs",
-    "2",
+    "4",
     "--train.global-batch-size",
     "32",
 ]
@@ -66,8 +66,8 @@ def test_one_command_goes_from_images_to_the_table(digits_run):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith(f"new run in {storage}/digits-convnet5-")
-    assert sum(line.startswith("standard: epoch") for line in lines) == 2
-    assert sum(line.startswith("augmix: epoch") for line in lines) == 2
+    assert sum(line.startswith("standard: epoch") for line in lines) == 4
+    assert sum(line.startswith("augmix: epoch") for line in lines) == 4
     assert any(line.startswith("search: chose") for line in lines)
     assert any(line.startswith("| **uCE**") for line in lines)
     (folder,) = storage.iterdir()
@@ -81,6 +81,8 @@ def test_one_command_goes_from_images_to_the_table(digits_run):
         "search/best.json",
     ):
         assert (folder / name).stat().st_size > 0
+    for row in map(json.loads, (folder / "train/standard/metrics.jsonl").read_text().splitlines()):
+        assert row["train/consistency"] == 0 and row["train/loss"] == row["train/cross_entropy"]
     assert (folder / "ray.log").exists()  # Ray talks there, not here
     assert not any(word in out for word in ("INFO", "WARNING", "(pid=", "raylet"))
 
@@ -107,13 +109,14 @@ def test_a_stage_can_be_run_alone(digits_run):
     assert code == 2 and "run the train stage first" in err and "Traceback" not in err
 
 
-def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(tmp_path):
-    """SIGKILL after the first epoch, the same command again; compared with a run that nothing disturbed."""
-    command = ["digits.py", "train", "--methods", "augmix", "--name", "killed", *TINY, "--train.epochs", "4"]
+def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(digits_run, tmp_path):
+    """SIGKILL after the first epoch, the same command again; compared with the training that nothing disturbed."""
+    (whole,) = digits_run[0].glob("*/train/augmix")
+    command = ["digits.py", "train", "--methods", "augmix", "--name", "killed", *TINY]
     process = started(*command, storage=tmp_path)
-    lines = tmp_path / "killed" / "train" / "augmix" / "checkpoint_manager_snapshot.json"
+    folder = tmp_path / "killed" / "train" / "augmix"
     deadline = time.monotonic() + 120
-    while not lines.exists():
+    while not (folder / "checkpoint_manager_snapshot.json").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -121,16 +124,14 @@ def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(tmp_pat
     code, out, err = finished(started(*command, storage=tmp_path))
     assert (code, err) == (0, "")
     assert out.startswith("resuming epoch ") and "/4 from " in out.splitlines()[0]
-    whole = [argument if argument != "killed" else "whole" for argument in command]
-    assert finished(started(*whole, storage=tmp_path))[0] == 0
-    rows = {}
-    for name in ("killed", "whole"):
-        folder = tmp_path / name / "train" / "augmix"
-        rows[name] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [row["epoch"] for row in rows[name]] == [1, 2, 3, 4]
-    assert [row["train/loss"] for row in rows["killed"]] == [row["train/loss"] for row in rows["whole"]]
-    final = "train/augmix/step_000000016/model.safetensors"
-    assert (tmp_path / "killed" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
+    rows = {
+        path: [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (folder, whole)
+    }
+    assert [row["epoch"] for row in rows[folder]] == [1, 2, 3, 4]
+    assert [row["train/loss"] for row in rows[folder]] == [row["train/loss"] for row in rows[whole]]
+    final = "step_000000016/model.safetensors"
+    assert (folder / final).read_bytes() == (whole / final).read_bytes()
 
 
 def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
@@ -241,6 +242,6 @@ def test_a_submitted_job_succeeds(cluster, how):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    assert "augmix: epoch 2/2" in done.stdout
+    assert "augmix: epoch 4/4" in done.stdout
     run = Path(environment["AUGMIX_STORAGE"]) / f"submitted-{len(how)}"
-    assert len((run / "train/augmix/metrics.jsonl").read_text().splitlines()) == 2
+    assert len((run / "train/augmix/metrics.jsonl").read_text().splitlines()) == 4

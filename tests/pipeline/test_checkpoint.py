@@ -1,7 +1,6 @@
 """Checkpoints that notice damage: nothing damaged is used, nothing in them is run, and what was there before stays."""
 
 import dataclasses
-import json
 import os
 import random
 import shutil
@@ -222,38 +221,6 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(tm
     (folders[0] / "meta.json").unlink()
     with pytest.raises(ValueError, match=r"\Aall 2 checkpoints in .* are damaged; restore step_000000002 from a copy"):
         checkpoint.last_checkpoint(tmp_path)
-
-
-def test_a_training_whose_newest_checkpoint_is_damaged_ends_with_the_same_weights(ray_local, tmp_path):
-    """Three epochs; the checkpoint of the second is damaged before the third is trained."""
-    import ray
-
-    from pipeline.budget import Scale
-    from pipeline.config import TrainConfig
-    from pipeline.order import split_train
-    from pipeline.source import open_source
-    from pipeline.train import CLEAN, Job, fit
-
-    source, tests = (open_source(DataConfig(), train=train) for train in (True, False))
-    references, members = (ray.put(source), ray.put(tests)), split_train(len(source), seed=0, limit=64)[0]
-    judged = split_train(len(tests), seed=0, limit=32)[0]
-
-    def trained_to(folder, steps):
-        config = RunConfig(train=TrainConfig(epochs=3, global_batch_size=32, max_steps=steps))
-        scale = Scale(num_workers=1, use_gpu=False, evaluation_actors=1)
-        return fit(Job(config, scale, folder, references[0], members, references[1], judged, (CLEAN,), 10))
-
-    whole = trained_to(tmp_path / "whole", 0)
-    second = trained_to(tmp_path / "damaged", 4)
-    content = bytearray((second / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (second / "model.safetensors").write_bytes(content)
-    last = trained_to(tmp_path / "damaged", 0)
-    assert second.name == "step_000000004" and last.name == "step_000000006"
-    assert (last / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    lines = (tmp_path / "damaged" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
-    assert {path.name for path in (tmp_path / "damaged").glob("step_*")} == {"step_000000004_2", "step_000000006"}
 
 
 def test_the_best_checkpoint_is_that_with_the_lowest_validation_error(tmp_path):

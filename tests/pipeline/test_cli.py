@@ -11,6 +11,7 @@ import pytest
 from augmix_core import backends
 from pipeline.cli import check_kernels, check_same_run, parse, root_cause, save_config
 from pipeline.config import RunConfig, TrainConfig, result_fields
+from pipeline.progress import say
 from tests.pipeline.fixtures import imagenet_tree
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -146,3 +147,8 @@ def test_parsing_loads_neither_ray_nor_torch():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_a_line_goes_to_the_standard_output_of_the_moment(capsys):
+    say("here")
+    assert capsys.readouterr().out == "here\n"
