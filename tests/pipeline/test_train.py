@@ -182,18 +182,20 @@ def test_a_finished_training_is_not_started_again(ray_local, undisturbed):
 
 
 def test_a_training_resumed_from_a_checkpoint_equals_the_uninterrupted_one(ray_local, undisturbed, tmp_path):
-    """Stop after 8 of 18 steps, in the middle of an epoch, damage that checkpoint, go on: weights bit for bit."""
+    """Stop after 8 of 18 steps, within an epoch, go on to 12, damage that checkpoint, go on: weights bit for bit."""
     folder = tmp_path / "augmix"
-    stopped = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, max_steps=8))
-    newest = fit(job_in(folder, stopped))
-    assert newest == checkpoint.last_checkpoint(folder) and newest.name == "step_000000008"
+    for step in (8, 12):
+        stopped = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, max_steps=step))
+        newest = fit(job_in(folder, stopped))
+        assert newest == checkpoint.last_checkpoint(folder) and newest.name == checkpoint.name_of(step)
     content = bytearray((newest / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (newest / "model.safetensors").write_bytes(content)
     fit(job_in(folder))
     assert equal(weights(folder), weights(undisturbed))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [6, 12, 18]  # the line of step 8 went with its checkpoint
+    assert [row["step"] for row in rows] == [6, 8, 12, 18]
+    assert {path.name for path in folder.glob("step_*")} == {"step_000000012_2", "step_000000018"}
 
 
 def train_workers() -> list[int]:
