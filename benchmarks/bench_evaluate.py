@@ -204,9 +204,10 @@ def plain(arguments: argparse.Namespace) -> None:
 
     from augmix_core import corrupt
     from pipeline.decode import evaluation_images
-    from pipeline.predict import predict
+    from pipeline.predict import keep_freed_memory, predict
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         config, source, networks = setting(arguments, Path(scratch))
         network, batch = networks["network"], config.scale.evaluation_batch_size

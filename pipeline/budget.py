@@ -83,6 +83,11 @@ def resolve_scale(config: RunConfig) -> Scale:
             f"train.global_batch_size {config.train.global_batch_size} does not split over "
             f"scale.num_workers {workers}; choose a multiple"
         )
+    if config.train.batch_norm == "sync" and workers > 1 and not use_gpu:
+        raise ValueError(
+            "train.batch_norm is 'sync', which runs between GPUs only, and this training is on CPUs; take 'joint', "
+            "'split', or --scale.num-workers 1"
+        )
     check_fits(config, workers, use_gpu, nodes)
     return Scale(
         workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))

@@ -10,9 +10,9 @@ Neither safetensors nor torch notices a flipped bit in a tensor, so files are co
 looks into them, and a folder with a file too many or too few is no checkpoint. The stream position follows from the
 step, the learning rate too, and every random number is keyed by the seed and the step: there is no further state.
 
-Ray Train copies the folder to `<method folder>/step_<step>/` and keeps the last ones; `best_step_<step>/` beside them
-is ours. A hash tells damage, not malice: whoever can write the files can write the manifest. Nothing that a file could
-hold is executed all the same, and only dense tensors that fit are taken.
+`store` copies the folder to `<method folder>/step_<step>/`; Ray Train keeps a list of these, and the last ones on it.
+`best_step_<step>/` beside them is ours. A hash tells damage, not malice: whoever can write the files can write the
+manifest. Nothing that a file could hold is executed all the same, and only dense tensors that fit are taken.
 """
 
 import hashlib
@@ -61,7 +61,11 @@ class Meta:
     held_out: dict[str, Any] | None = None
     """The arguments of `split_train` whose held-out split the training left out, if it left one out."""
     validation_error: float | None = None
-    """Of this checkpoint; the best one is chosen by it."""
+    """Of this checkpoint, if it was validated; the best one is chosen by it."""
+    sums: list[float] | None = None
+    """What all ranks have summed since the epoch began: cross-entropy, consistency, wrong answers, samples, norms."""
+    scaler: dict[str, Any] | None = None
+    """The state of fp16's factor of the loss."""
     stream_version: int = STREAM_VERSION
 
 
@@ -133,6 +137,27 @@ def cannot_write(folder: Path, error: OSError) -> OSError:
     )
 
 
+def store(saved: Path, target: Path) -> Path:
+    """Copy a checkpoint into a new folder, its manifest last, and return the folder once all is on the disk.
+
+    Raises:
+        OSError: The folder cannot be written, named.
+    """
+    try:
+        copy(saved, target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    return target
+
+
+def copy(saved: Path, target: Path) -> None:
+    """Copy a checkpoint's files into a new folder and wait until they are on the disk."""
+    target.mkdir()  # no parents: a storage that is not mounted any more must not come back as an empty folder
+    for path in sorted(saved.iterdir(), key=lambda path: path.name == MANIFEST):
+        flush_to_disk(Path(shutil.copyfile(path, target / path.name)))
+    flush_to_disk(target)
+
+
 def keep_best(saved: Path, method_folder: Path) -> None:
     """Copy a checkpoint to `best_step_<step>/` if its validation error is below that of the best one so far.
 
@@ -142,19 +167,18 @@ def keep_best(saved: Path, method_folder: Path) -> None:
         OSError: The folder cannot be written, named.
     """
     meta = read_meta(saved)
+    if meta.validation_error is None:
+        return
     best = best_checkpoint(method_folder)
     if best is not None:
         known = read_meta(best).validation_error
-        if meta.validation_error is None or (known is not None and known <= meta.validation_error):
+        if known is not None and known <= meta.validation_error:
             return
     target, scratch = method_folder / f"{BEST}{name_of(meta.step)}", method_folder / f"{SCRATCH}{name_of(meta.step)}"
     try:
         for leftover in method_folder.glob(f"{SCRATCH}*"):
             shutil.rmtree(leftover)
-        scratch.mkdir()  # no parents: a storage that is not mounted any more must not come back as an empty folder
-        for path in saved.iterdir():
-            flush_to_disk(Path(shutil.copyfile(path, scratch / path.name)))
-        flush_to_disk(scratch)
+        copy(saved, scratch)
         if target.exists():  # damaged, or `best_checkpoint` had found it
             shutil.rmtree(target)
         scratch.rename(target)

@@ -34,7 +34,7 @@ from pipeline.config import (
     score_name,
 )
 from pipeline.decode import TooManyBadSamplesError, reason_unreadable
-from pipeline.progress import chatter_into, say
+from pipeline.progress import StoppedError, chatter_into, say
 from pipeline.source import Found, Source, find_source, of_same_classes, open_source, summary
 
 RunStage = Literal["run", "train", "search", "evaluate", "report"]
@@ -253,6 +253,9 @@ def working_in(folder: Path) -> Iterator[None]:
             if is_new and os.listdir(folder) == [RAY_LOG]:
                 shutil.rmtree(folder)
             raise
+        if isinstance(error, StoppedError):
+            print(f"stopped {error}; the same command goes on from there", file=sys.stderr)
+            sys.exit(128 + error.signal_number)
         if isinstance(error, TooManyBadSamplesError):
             print(f"stopped: {error}; the whole list is {folder / 'quarantine.parquet'}", file=sys.stderr)
             sys.exit(1)

@@ -189,8 +189,21 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay, in a step, of an exponential moving average of the weights, such as 0.999; it is what is validated and
     scored. 0 keeps none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the forward and backward pass; weights, gradients and losses stay in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward and backward pass; weights, gradients and losses stay in float32. fp16 scales the loss, and a step
+    whose gradient overflows changes no weight."""
+    compile: bool = False
+    """Compile the network with torch.compile: faster on GPUs after minutes of compiling, and not the same bits."""
+    batch_norm: Literal["joint", "split", "sync"] = "joint"
+    """Which images share batch norm's statistics: all views of a worker's pass, as released (joint), each view alone
+    with the clean one for evaluation (split), or those of all workers, on GPUs (sync)."""
+    micro_batch_size: int = 0
+    """Samples of one pass on a worker; a step takes as many passes as its share needs and sums their gradients. 0 takes
+    the share at once."""
+    checkpoint_steps: int = 0
+    """A checkpoint after every so many steps too; 0 leaves it at the ends of epochs."""
+    checkpoint_minutes: float = 0.0
+    """A checkpoint after so many minutes without one; 0 leaves it at the ends of epochs."""
     jsd_weight: float = 12.0
     """Factor of the consistency loss (paper: 12)."""
     hold_out: bool = False
@@ -237,6 +250,21 @@ class TrainConfig:
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "a share lies in [0, 1)")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "it lies in [0, 1); 0 keeps no average")
         require(0 <= self.clip_norm < math.inf, "train.clip_norm", self.clip_norm, "it must be >= 0 and finite")
+        require(
+            self.micro_batch_size >= 0,
+            "train.micro_batch_size",
+            self.micro_batch_size,
+            "it counts samples; 0 takes a worker's whole share",
+        )
+        require(
+            self.checkpoint_steps >= 0, "train.checkpoint_steps", self.checkpoint_steps, "it counts steps; 0 is off"
+        )
+        require(
+            0 <= self.checkpoint_minutes < math.inf,
+            "train.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "it must be >= 0 and finite; 0 is off",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -434,6 +462,8 @@ class ScaleConfig:
     progress_timeout_s: float = field(default_factory=default_progress_timeout)
     """Seconds in which preprocessing must get on, else it is an error; $AUGMIX_PROGRESS_TIMEOUT_S overrides the
     default."""
+    collective_timeout_s: float = 600.0
+    """Seconds that training workers wait for one that does not answer, before they are started again."""
     max_failures: int = 3
     """Restarts of the training workers after a crash before the run gives up."""
 
@@ -460,6 +490,12 @@ class ScaleConfig:
             "it counts images; 0 means automatic",
         )
         require(self.progress_timeout_s > 0, "scale.progress_timeout_s", self.progress_timeout_s, "it must be positive")
+        require(
+            1 <= self.collective_timeout_s < math.inf,
+            "scale.collective_timeout_s",
+            self.collective_timeout_s,
+            "it must be at least 1 and finite",
+        )
         require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "it counts restarts")
 
 
@@ -545,6 +581,11 @@ class RunConfig:
     def method(self) -> MethodName:
         """What this configuration trains: its only method; as long as it lists several, AugMix."""
         return self.methods[0] if len(self.methods) == 1 else "augmix"
+
+    @property
+    def views_of_a_sample(self) -> int:
+        """How many views the network sees of a sample in training."""
+        return self.augmix.views if METHODS[self.method].consistency else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -711,7 +752,7 @@ def method_config(config: RunConfig, method: MethodName) -> RunConfig:
 NOT_OF_THE_RESULT = ("name", "storage", "scale", "evaluate")
 NOT_OF_THE_RESULT_IN = {
     "data": ("path", "views", "download", "reindex", "max_bad_fraction"),
-    "train": ("epochs", "max_steps"),
+    "train": ("epochs", "max_steps", "checkpoint_steps", "checkpoint_minutes"),
     "search": ("max_concurrent",),
 }
 

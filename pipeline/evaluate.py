@@ -32,7 +32,7 @@ from pipeline.decode import TooManyBadSamplesError
 from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
 from pipeline.networks import Network
-from pipeline.predict import predict
+from pipeline.predict import keep_freed_memory, predict
 from pipeline.progress import counted
 from pipeline.quarantine import add, described, too_many
 from pipeline.source import digest_of
@@ -60,6 +60,7 @@ class Predictor:
         config: RunConfig,
     ) -> None:
         torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
+        keep_freed_memory()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         networks, self.sources = references
         self.networks: dict[str, Network] = ray.get(networks)

@@ -1,6 +1,6 @@
 """What a method is: what is done to a sample's image, how many views the network sees, and which loss it gets.
 
-The one table of methods. `training_views.with_views` makes their images, `train.loss_of` their losses.
+The one table of methods. `training_views.with_views` makes their images, `loss.loss_of` their losses.
 """
 
 from dataclasses import dataclass

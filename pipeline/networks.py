@@ -25,8 +25,9 @@ from torch import nn
 
 from augmix_core.errors import did_you_mean
 from augmix_core.models import OURS, build_model
+from augmix_core.models.batch_norm import split_batch_norm
 from pipeline import checkpoint
-from pipeline.config import DataConfig, ModelConfig, is_weights_file
+from pipeline.config import DataConfig, ModelConfig, RunConfig, is_weights_file
 
 Triple = tuple[float, float, float]
 SECONDS_OF_SILENCE = 30
@@ -226,6 +227,15 @@ def starting_network(config: ModelConfig, data: DataConfig, classes: int) -> tup
         state |= {name: fresh[name] for name in head}
     fill(network, state, f"model.weights {config.weights!r}")
     return network, said
+
+
+def with_batch_norm(network: nn.Module, config: RunConfig) -> nn.Module:
+    """The network with batch norm's statistics taken over the images that train.batch_norm says."""
+    if config.train.batch_norm == "sync":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if config.train.batch_norm == "split" and config.views_of_a_sample > 1:
+        return split_batch_norm(network, config.views_of_a_sample)
+    return network
 
 
 def from_timm(model: str, weights: str, classes: int) -> Network:

@@ -1,5 +1,6 @@
 """Forward passes: uint8 images to the network's input, and its answers."""
 
+import ctypes
 from typing import Protocol
 
 import torch
@@ -18,6 +19,22 @@ class Normalisation(Protocol):
     def std(self) -> tuple[float, float, float]:
         """By channel, in [0, 1]."""
         ...
+
+
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # glibc's <malloc.h>
+MOST_KEPT = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Have this process use the memory of one batch for the next.
+
+    glibc gives large blocks back to the kernel as soon as they are freed, and the kernel clears them for the next batch
+    page by page: a quarter or more of the time of a small network on a CPU. Elsewhere nothing is changed.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(MALLOC_MMAP_MAX, 0)
+        set_option(MALLOC_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def to_input(images: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:

@@ -6,6 +6,7 @@ on other nodes.
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,12 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class StoppedError(Exception):
+    """A training that was asked to stop, and has, after a checkpoint."""
+
+    signal_number = signal.SIGTERM
 
 
 class Terminal:

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-import torch.distributed as dist
 
 from pipeline.blocks import opened_source
 from pipeline.config import DataConfig
 from pipeline.decode import MAX_REPLACEMENTS, NO_SAMPLE, reason_unreadable
 from pipeline.journal import write_atomically
+from pipeline.ranks import from_all_ranks, summed
 from pipeline.source import Source
 
 QUARANTINE = "quarantine.parquet"
@@ -106,14 +106,10 @@ class Quarantine:
     def share(self, device: torch.device) -> str:
         """Tell all ranks what each has met, list it, and return why training must stop, or ''. A collective."""
         self.new -= self.known
-        if dist.is_available() and dist.is_initialized():
-            news = torch.tensor(len(self.new) + self.stuck, device=device)
-            dist.all_reduce(news)
-            if news:
-                gathered: list[Any] = [None] * dist.get_world_size()
-                dist.all_gather_object(gathered, (self.new, self.stuck))
-                self.new = set().union(*(new for new, _ in gathered))
-                self.stuck = any(stuck for _, stuck in gathered)
+        if summed(torch.tensor(len(self.new) + self.stuck), device):
+            gathered = from_all_ranks((self.new, self.stuck))
+            self.new = set().union(*(new for new, _ in gathered))
+            self.stuck = any(stuck for _, stuck in gathered)
         if not self.new and not self.stuck:
             return ""
         if self.rank == 0:

@@ -7,6 +7,7 @@ checkpoint. `train_loop` is worker side and reads like the paper's algorithm.
 import math
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,17 +20,13 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from ray.data import ExecutionOptions
 from ray.data.collate_fn import NumpyBatchCollateFn
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from augmix_core import EXTRA_CORRUPTIONS, consistency_loss, corrupt
-from augmix_core.adversary import pgd, random_starts
+from augmix_core import EXTRA_CORRUPTIONS, corrupt
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import (
@@ -44,12 +41,16 @@ from pipeline.blocks import TRAIN_LABEL, opened_source
 from pipeline.budget import Scale
 from pipeline.config import RunConfig
 from pipeline.decode import TooManyBadSamplesError, evaluation_images
+from pipeline.interrupt import Watch, stoppable
 from pipeline.journal import Journal
-from pipeline.methods import METHODS
-from pipeline.networks import starting_network
+from pipeline.loss import loss_of
+from pipeline.networks import starting_network, with_batch_norm
+from pipeline.optimise import build_optimizer, clipped, learning_rate, moving_average, set_learning_rate
 from pipeline.order import Split, total_steps
-from pipeline.predict import predict, to_input
+from pipeline.predict import predict
+from pipeline.progress import StoppedError
 from pipeline.quarantine import Quarantine
+from pipeline.ranks import fill_from_rank_0, from_rank_0, missing_ranks_named, summed, unshared
 from pipeline.telemetry import TrainingMetrics
 from pipeline.training_views import with_views
 
@@ -58,10 +59,9 @@ CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"
 """How often the controller collects reports; at Ray's 2 s an epoch shorter than that would wait for it."""
 VALIDATION_BATCH = 500
-STEPS_BETWEEN_CHECKS = 50
-"""How often ranks tell each other of bad samples within an epoch."""
+LEAST_SCALE = 1.0
+"""Of the loss in fp16; gradients that overflow with less are the training's own."""
 CLEAN = ("clean", 0)
-STEP_DROP = 0.1  # the step schedule: a tenth after every third of the epochs
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ class Job:
         batch, last = self.config.train.global_batch_size, self.steps
         return -(-step * batch // self.split.size) if step == last else step * batch // self.split.size
 
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or the whole training, ends with the step after which so many have been taken."""
+        return step == self.steps or self.epochs_behind(step) > self.epochs_behind(step - 1)
+
 
 def search_cells(severities: Sequence[int]) -> tuple[tuple[str, int], ...]:
     """What a trial is judged on: the extra corruptions, none of which is among the test corruptions."""
@@ -112,11 +116,12 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
         ray.train.TrainingFailedError: The workers failed more often than scale.max_failures.
         TooManyBadSamplesError: More samples than data.max_bad_fraction cannot be used.
         FloatingPointError: A step had no finite gradient; its step, its sample ids and the last checkpoint are named.
+        StoppedError: It was asked to stop, by Ctrl-C or SIGTERM, and has written a checkpoint.
     """
     last = checkpoint.last_checkpoint(job.folder)
     if last is not None and checkpoint.read_meta(last).step >= job.steps:
         return last
-    result = trainer_of(job, train_loop, callbacks).fit()
+    result = stoppable(trainer_of(job, train_loop, callbacks).fit, job.folder)
     if result.return_value:
         error, why = result.return_value
         raise error(why)
@@ -145,6 +150,7 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
     return TorchTrainer(
         loop,
         train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=math.ceil(config.scale.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scale.num_workers,
             use_gpu=scale.use_gpu,
@@ -176,68 +182,205 @@ def train_loop(loop_config: dict[str, Any]) -> tuple[type[Exception], str] | Non
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, round(config.scale.worker_cpus)))
-    seed_torch(config.seed, 0, 0, device)  # the same weights on every rank
-    model, _ = starting_network(config.model, config.data, job.num_classes)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config)
-    average = moving_average(model, config)
-    step = resume(job, model, optimizer, average, rank)
-    parallel = ray.train.torch.prepare_model(model)
-    batch = config.train.global_batch_size
+    training = Training(job, device, rank=rank)
+    training.resume()
+    training.parallel = parallel_of(training.model, config)
     journal = Journal(
         job.folder,
         rank,
-        step=step,
+        step=training.step,
         steps=job.steps,
-        global_batch_size=batch,
+        global_batch_size=config.train.global_batch_size,
         publish=TrainingMetrics(job.label).stepped,
     )
     quarantine = Quarantine(job.folder, rank, job.source, job.split.size, config.data)
-    tally = Tally(device)
+    watch = Watch(
+        job.folder,
+        every_steps=config.train.checkpoint_steps,
+        every_minutes=config.train.checkpoint_minutes,
+        step=training.step,
+    )
 
-    for rows in journal.timed(steps_of(job, step)):
-        seed_torch(config.seed, step, rank, device)  # dropout and the like, keyed by the step
-        set_learning_rate(optimizer, learning_rate(step, job))
-        loss, sums = loss_of(parallel, rows, job, device)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if not clipped(model, config.train.clip_norm).isfinite():
-            return FloatingPointError, not_finite(step, job)
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(model)
-        tally.add(sums)
-        quarantine.add(rows)
-        step += 1
-        journal.stepped(step, len(quarantine.known))
-        ends = job.epochs_behind(step) > job.epochs_behind(step - 1) or step == job.steps
-        if (ends or step % STEPS_BETWEEN_CHECKS == 0) and (too_many := quarantine.share(device)):
-            return TooManyBadSamplesError, too_many
-        if ends:
-            share_buffers(model)
-            if average is not None:
-                share_buffers(average.module)
-            validated = model if average is None else average.module
-            metrics = end_of_epoch(job, validated, tally, step, rank, device)
-            metrics["data/quarantined"] = len(quarantine.known)
-            journal.epoch(metrics)
-            report(job, model, optimizer, average, metrics, rank)
-            tally = Tally(device)
-    if step < job.steps:
-        raise RuntimeError(f"the stream of training rows ended at step {step} of {job.steps}")
+    with missing_ranks_named(config.scale.collective_timeout_s):
+        for rows in journal.timed(steps_of(job, training.step)):
+            if not training.take_step(rows):
+                return FloatingPointError, not_finite(training.step, job)
+            quarantine.add(rows)
+            step = training.step
+            journal.stepped(step, len(quarantine.known))
+            ends = job.ends_epoch(step)
+            if not (ends or watch.due(step)):
+                continue
+            if too_many := quarantine.share(device):
+                return TooManyBadSamplesError, too_many
+            asked = watch.ask(step)
+            if ends or asked.save:
+                training.share_buffers()
+                metrics: dict[str, Any] = {"epoch": job.epochs_behind(step), "step": step}
+                if ends:
+                    metrics |= training.end_of_epoch() | {"data/quarantined": len(quarantine.known)}
+                    journal.epoch(metrics)
+                training.report(metrics)
+                watch.saved()
+            if asked.stop and step < job.steps:
+                return StoppedError, f"after step {step} of {job.steps}, which is kept in a checkpoint"
+    if training.step < job.steps:
+        raise RuntimeError(f"the stream of training rows ended at step {training.step} of {job.steps}")
     return None
 
 
-def clipped(model: nn.Module, most: float) -> torch.Tensor:
-    """Scale the gradient down to the norm `most`, if that is not 0, and return the norm that it had.
+class Training:
+    """What one rank trains: the network, and everything else that a checkpoint keeps.
 
-    The gradient is the sum over ranks, so all ranks get the same norm.
+    Args:
+        job: the training.
+        device: of the network.
+        rank: of this worker.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if most:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
-    return norm
+
+    def __init__(self, job: Job, device: torch.device, *, rank: int = 0) -> None:
+        config = job.config
+        self.job, self.config, self.device, self.rank = job, config, device, rank
+        seed_torch(config.seed, 0, 0, device)  # the same weights on every rank
+        network, _ = starting_network(config.model, config.data, job.num_classes)
+        self.model = with_batch_norm(network, config).to(device).to(memory_format=torch.channels_last)
+        self.parallel = self.model
+        """The network whose backward pass leaves the mean over all ranks' gradients."""
+        self.optimizer = build_optimizer(self.model, config)
+        self.average = moving_average(self.model, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+        self.storing = threading.Lock()
+        """Held from a report until its checkpoint is in storage: one after the other, in their order."""
+        self.step = 0
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+        """Of this rank since the epoch began: cross-entropy, consistency, wrong answers, samples, gradient norms."""
+
+    def resume(self) -> None:
+        """Restore the last undamaged checkpoint, if there is one; Ray's own choice would be its newest."""
+        found = None
+        if self.rank == 0:
+            checkpoint.remove_uncommitted(self.job.folder)
+            found = checkpoint.last_checkpoint(self.job.folder)
+        (chosen,) = from_rank_0([found])
+        if chosen is None:
+            return
+        meta = checkpoint.load_training(chosen, self.model, self.optimizer, self.average)
+        self.step = meta.step
+        if meta.scaler is not None:
+            self.scaler.load_state_dict(meta.scaler)
+        if meta.sums is not None and self.rank == 0:
+            self.sums += torch.tensor(meta.sums, dtype=torch.float64)
+
+    def take_step(self, rows: Mapping[str, torch.Tensor]) -> bool:
+        """Take an optimizer step on this rank's share of a global batch; False where the gradient is not finite.
+
+        With fp16 such a step changes no weight and halves the factor of the loss, until that factor is at its end.
+        """
+        train = self.config.train
+        seed_torch(self.config.seed, self.step, self.rank, self.device)  # dropout and the like, keyed by the step
+        set_learning_rate(self.optimizer, learning_rate(self.step, train, self.job.split.size))
+        self.optimizer.zero_grad(set_to_none=True)
+        for part, share, last in micro_batches(rows, train.micro_batch_size):
+            with nullcontext() if last else unshared(self.parallel):
+                loss, sums = loss_of(self.parallel, part, self.config, self.device)
+                self.scaler.scale(loss if share == 1 else loss * share).backward()
+            self.sums[:4] += sums  # no wait for the device
+        self.scaler.unscale_(self.optimizer)
+        norm = clipped(self.model, train.clip_norm)
+        finite = bool(norm.isfinite())
+        if finite:
+            self.sums[4] += norm * len(rows["label"])
+        elif not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):
+            return False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return True
+
+    def end_of_epoch(self) -> dict[str, float]:
+        """Validate, and return the metrics of the epoch, which but for the memory are the same on every rank."""
+        network = self.model if self.average is None else self.average.module
+        cross_entropy, consistency, wrong, samples, norms = summed(self.sums, self.device).tolist()
+        self.sums = torch.zeros_like(self.sums)
+        train = self.config.train
+        on_gpu = self.device.type == "cuda"
+        memory = {"device_memory_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if on_gpu else {}
+        return memory | {
+            "train/loss": (cross_entropy + train.jsd_weight * consistency) / samples,
+            "train/cross_entropy": cross_entropy / samples,
+            "train/consistency": consistency / samples,
+            "train/error": wrong / samples,
+            "train/gradient_norm": norms / samples,
+            "train/learning_rate": learning_rate(self.step - 1, train, self.job.split.size),
+            "validation/error": validation_error(network, self.job, self.rank, self.device),
+        }
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
+        sums = summed(self.sums, self.device).tolist()
+        saved = None
+        if self.rank == 0:
+            meta = checkpoint.Meta(
+                self.step,
+                metrics["epoch"],
+                self.config.model.name,
+                self.job.num_classes,
+                asdict(self.config.data),
+                held_out_of(self.config),
+                metrics.get("validation/error"),
+                sums,
+                self.scaler.state_dict() or None,
+            )
+            local = Path(tempfile.mkdtemp())
+            checkpoint.save(local, self.model, self.optimizer, meta, self.average)
+            saved = ray.train.Checkpoint.from_directory(local)
+            self.storing.acquire()
+        ray.train.report(
+            metrics,
+            checkpoint=saved,
+            checkpoint_dir_name=checkpoint.free_name(self.job.folder, self.step),  # that of rank 0 counts
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # storage may be slow
+            checkpoint_upload_fn=self.store,
+        )
+
+    def store(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Copy a checkpoint to the training's folder, in a thread of Ray Train's, which then lists it."""
+        try:
+            folder = checkpoint.store(Path(saved.path), self.job.folder / name)
+            checkpoint.keep_best(folder, self.job.folder)
+            return ray.train.Checkpoint.from_directory(folder)
+        finally:
+            self.storing.release()
+
+    def share_buffers(self) -> None:
+        """Give every rank the batch-norm statistics of rank 0, which are the ones a checkpoint keeps."""
+        averaged = [] if self.average is None else list(self.average.module.buffers())
+        fill_from_rank_0([*self.model.buffers(), *averaged])
+
+
+def parallel_of(model: nn.Module, config: RunConfig) -> nn.Module:
+    """The network as all ranks train it together, compiled if train.compile says so."""
+    parallel: nn.Module = ray.train.torch.prepare_model(model)
+    if config.train.compile:
+        parallel.compile()
+    return parallel
+
+
+def micro_batches(
+    rows: Mapping[str, torch.Tensor], most: int
+) -> Iterator[tuple[Mapping[str, torch.Tensor], float, bool]]:
+    """Cut a rank's rows into passes of at most so many samples, 0 for all at once.
+
+    Yields:
+        (rows of a pass, its share of the samples, whether it is the last).
+    """
+    samples = len(rows["label"])
+    most = most or samples
+    for start in range(0, samples, most):
+        part = {name: column[start : start + most] for name, column in rows.items()}
+        yield part, len(part["label"]) / samples, start + most >= samples
 
 
 def not_finite(step: int, job: Job) -> str:
@@ -252,162 +395,12 @@ def not_finite(step: int, job: Job) -> str:
     )
 
 
-class Tally:
-    """What one rank has summed since the last report."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-
-    def add(self, sums: torch.Tensor) -> None:
-        """Count a batch; no wait for the device."""
-        self.sums += sums
-
-
-def end_of_epoch(
-    job: Job, model: nn.Module, tally: Tally, step: int, rank: int, device: torch.device
-) -> dict[str, float]:
-    """Validate, and return the metrics of the epoch, the same on every rank."""
-    jsd_weight = job.config.train.jsd_weight
-    cross_entropy, consistency, wrong, samples = summed(tally.sums, device).tolist()
-    return {
-        "train/loss": (cross_entropy + jsd_weight * consistency) / samples,
-        "train/cross_entropy": cross_entropy / samples,
-        "train/consistency": consistency / samples,
-        "train/error": wrong / samples,
-        "train/learning_rate": learning_rate(step - 1, job),
-        "validation/error": validation_error(model, job, rank, device),
-        "epoch": job.epochs_behind(step),
-        "step": step,
-    }
-
-
-def loss_of(
-    model: nn.Module, rows: Mapping[str, torch.Tensor], job: Job, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the first view + jsd_weight x consistency of all views, in one joint forward pass.
-
-    The first view is the clean one where there are several; of methods that train on one view it is that one.
-
-    Returns:
-        (scalar loss, float64 (4,) sums over the batch: cross-entropy, consistency, wrong answers, samples).
-    """
-    views_BVHWC = rows["views"].to(device, non_blocking=True)
-    labels = rows["label"].to(device)
-    batch, views = views_BVHWC.shape[:2]
-    images = views_BVHWC.transpose(0, 1).reshape(views * batch, *views_BVHWC.shape[2:])
-    if METHODS[job.config.method].adversarial:
-        images = attacked(model, images, labels, rows, job.config)
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.config.train.precision == "bf16"):
-        logits = model(to_input(images, job.config.data))
-    logits_VBC = logits.float().view(views, batch, -1)
-    cross_entropy = label_loss(logits_VBC[0], labels, rows, smoothing=job.config.train.label_smoothing)
-    loss, consistency = cross_entropy, torch.zeros((), device=device)
-    if views > 1:
-        consistency = consistency_loss(logits_VBC)
-        loss = cross_entropy + job.config.train.jsd_weight * consistency
-    wrong = (logits_VBC[0].argmax(dim=1) != labels).sum()
-    means = torch.stack([cross_entropy.detach(), consistency.detach(), torch.ones_like(cross_entropy)]).double()
-    cross_entropy_sum, consistency_sum, samples = means * batch
-    return loss, torch.stack([cross_entropy_sum, consistency_sum, wrong.double(), samples])
-
-
-def label_loss(
-    logits_BC: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor], *, smoothing: float = 0.0
-) -> torch.Tensor:
-    """Cross-entropy, mean over the batch; where two samples are mixed, of both labels by their shares."""
-    if "share" not in rows:
-        return F.cross_entropy(logits_BC, labels, label_smoothing=smoothing)
-    share, partners = rows["share"].to(logits_BC.device), rows["partner_label"].to(logits_BC.device)
-    own, other = (
-        F.cross_entropy(logits_BC, each, reduction="none", label_smoothing=smoothing) for each in (labels, partners)
-    )
-    return (share * own + (1 - share) * other).mean()
-
-
-def attacked(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, rows: Mapping[str, torch.Tensor], config: RunConfig
-) -> torch.Tensor:
-    """Adversarial examples of (B, H, W, 3) images, against the network with the running statistics of batch norm.
-
-    Batch statistics would make an attack on one image depend on its batch, and the attack's passes would enter the
-    running statistics. The step that follows trains on the adversarial examples with batch statistics, as ever.
-    """
-    network, baseline = getattr(model, "module", model), config.baseline  # DDP's hooks are for the step alone
-    start = random_starts(
-        rows["sample_id"].clamp(min=0).numpy(),  # NO_SAMPLE is seen before its step counts
-        tuple(images.shape[1:]),
-        epoch=rows["epoch"].numpy(),
-        seed=config.seed,
-        epsilon=baseline.pgd_epsilon,
-    )
-    network.eval()
-    examples = pgd(
-        lambda pixels: network(to_input(pixels, config.data)),
-        images,
-        labels,
-        start.to(images.device),
-        epsilon=baseline.pgd_epsilon,
-        step_size=baseline.pgd_step_size,
-        steps=baseline.pgd_steps,
-    )
-    network.train()
-    return examples
-
-
 def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed torch's generators for a step, one by one: without CUDA, torch.manual_seed queues a traceback each time."""
     low, high = words(step, seed=seed, purpose=Purpose.MODEL, block=rank)[:2].tolist()
     torch.default_generator.manual_seed(high << 32 | low)
     if device.type == "cuda":
         torch.cuda.manual_seed(high << 32 | low)
-
-
-def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD as the paper trains: momentum, and weight decay on every parameter unless train.decay_all is off.
-
-    Biases and the parameters of normalisation are those of one axis.
-    """
-    train = config.train
-    parameters = list(model.parameters())
-    groups = [{"params": parameters, "weight_decay": train.weight_decay}]
-    if not train.decay_all:
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)
-
-
-def moving_average(model: nn.Module, config: RunConfig) -> AveragedModel | None:
-    """An exponential moving average of weights and buffers, if train.ema_decay asks for one: the first step's weights
-    to begin with, then decay x average + (1 - decay) x weights after every step.
-    """
-    decay = config.train.ema_decay
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
-
-
-def learning_rate(step: int, job: Job) -> float:
-    """The learning rate of a step (from 0): cosine over all steps, or a tenth after every third of the epochs.
-
-    A warm-up comes before; its last step has the full rate. The cosine then runs over the steps that are left, the
-    thirds stay those of all epochs.
-    """
-    train = job.config.train
-    steps = total_steps(job.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
-    warmup = int(train.warmup_epochs * job.split.size / train.global_batch_size)
-    if step < warmup:
-        return train.learning_rate * (step + 1) / warmup
-    if train.schedule == "cosine":
-        rise = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-        return train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * rise
-    third = max(1, train.epochs // 3)
-    return train.learning_rate * STEP_DROP ** (step * train.global_batch_size // job.split.size // third)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """For all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
 
 
 def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
@@ -439,51 +432,6 @@ class AsTensors(NumpyBatchCollateFn):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return {name: torch.from_numpy(column) for name, column in rows.items()}
-
-
-def resume(
-    job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, rank: int
-) -> int:
-    """Restore the last undamaged checkpoint, if there is one, and return the step to go on from.
-
-    Ray's own choice would be its newest, damaged or not.
-    """
-    chosen: list[Path | None] = [None]
-    if rank == 0:
-        checkpoint.remove_uncommitted(job.folder)
-        chosen = [checkpoint.last_checkpoint(job.folder)]
-    if distributed():
-        dist.broadcast_object_list(chosen, src=0)
-    return 0 if chosen[0] is None else checkpoint.load_training(chosen[0], model, optimizer, average).step
-
-
-def report(
-    job: Job,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
-    metrics: dict[str, Any],
-    rank: int,
-) -> None:
-    """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
-    with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
-        saved = None
-        if folder is not None:
-            config = job.config
-            meta = checkpoint.Meta(
-                metrics["step"],
-                metrics["epoch"],
-                config.model.name,
-                job.num_classes,
-                asdict(config.data),
-                held_out_of(config),
-                metrics["validation/error"],
-            )
-            checkpoint.save(Path(folder), model, optimizer, meta, average)
-            checkpoint.keep_best(Path(folder), job.folder)
-            saved = ray.train.Checkpoint.from_directory(folder)
-        name = checkpoint.free_name(job.folder, metrics["step"])  # that of rank 0 counts
-        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=name)
 
 
 def held_out_of(config: RunConfig) -> dict[str, Any] | None:
@@ -522,24 +470,3 @@ def validation_error(model: nn.Module, job: Job, rank: int, device: torch.device
     model.train()
     totals = summed(torch.stack([wrong, seen]), device)
     return float((totals[0] / totals[1].clamp(min=1)).mean())
-
-
-def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The sum over ranks, on the CPU."""
-    if not distributed():
-        return values.clone()
-    on_device = values.to(device)
-    dist.all_reduce(on_device)
-    return on_device.cpu()
-
-
-def distributed() -> bool:
-    """Whether there is more than this rank."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every rank the batch-norm statistics of rank 0, which are the ones a checkpoint keeps."""
-    if distributed():
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline import checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "--data.train-limit",
@@ -43,13 +45,12 @@ TINY += [
 
 
 def started(job, *arguments, storage):
-    environment = os.environ | {"AUGMIX_STORAGE": str(storage)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = os.environ | {"AUGMIX_STORAGE": str(storage), "RAY_ADDRESS": "local"}
     command = [ROOT / "jobs" / job, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finished(process, timeout=240):
+def finished(process, timeout=600):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
@@ -109,18 +110,32 @@ def test_a_stage_can_be_run_alone(digits_run):
     assert code == 2 and "run the train stage first" in err and "Traceback" not in err
 
 
-def test_a_killed_driver_resumes_by_the_same_command_to_the_same_weights(digits_run, tmp_path):
-    """SIGKILL after the first epoch, the same command again; compared with the training that nothing disturbed."""
+def interrupted(number, wait_for, process):
+    """Send a signal to a job once a file exists, and return its exit code and what it said on stderr."""
+    deadline = time.monotonic() + 300
+    while not wait_for.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    code, _, err = finished(process)
+    return code, err
+
+
+def test_a_stopped_and_a_killed_job_resume_by_the_same_command_to_the_same_weights(digits_run, tmp_path):
+    """SIGTERM within the first epoch, SIGKILL after it; compared with the training that nothing disturbed."""
     (whole,) = digits_run[0].glob("*/train/augmix")
     command = ["digits.py", "train", "--methods", "augmix", "--name", "killed", *TINY]
-    process = started(*command, storage=tmp_path)
     folder = tmp_path / "killed" / "train" / "augmix"
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint_manager_snapshot.json").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    code, err = interrupted(signal.SIGTERM, folder / "progress.json", started(*command, storage=tmp_path))
+    last = checkpoint.last_checkpoint(folder)
+    step = checkpoint.read_meta(last).step
+    assert (code, err) == (
+        143,
+        f"stopped after step {step} of 16, which is kept in a checkpoint; the same command goes on from there\n",
+    )
+    assert not (folder / "stop").exists()
+    process = started(*command, storage=tmp_path)
+    assert interrupted(signal.SIGKILL, folder / "metrics.jsonl", process)[0] == -signal.SIGKILL
     code, out, err = finished(started(*command, storage=tmp_path))
     assert (code, err) == (0, "")
     assert out.startswith("resuming epoch ") and "/4 from " in out.splitlines()[0]
@@ -145,6 +160,7 @@ def test_a_few_imagenet_steps_on_real_images(real_imagenet, tmp_path):
     broken.chmod(0o644)
     broken.write_bytes(b"this is no image")
     flags = ["--data.path", str(data), "--model.name", "resnet18", "--train.global-batch-size", "4"]
+    flags += ["--scale.num-workers", "1"]
     flags += [
         "--data.max-bad-fraction",
         "0.2",
@@ -179,6 +195,7 @@ def test_own_images_are_trained_on_scored_and_reported(ray_local, tmp_path):
     flags = ["--recipe", "small", "--data.path", tmp_path / "data", "--data.image-size", "32", "--search.trials", "0"]
     flags += ["--train.global-batch-size", "8", "--train.epochs", "2", "--methods", "augmix", "--name", "mine"]
     flags += ["--evaluate.corruptions", "contrast", "--evaluate.severities", "3", "--evaluate.bootstrap", "10"]
+    flags += ["--scale.num-workers", "1"]
     environment = os.environ | {
         "AUGMIX_STORAGE": str(tmp_path / "runs"),
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
@@ -233,10 +250,13 @@ def cluster(tmp_path_factory):
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-@pytest.mark.parametrize("how", [["jobs/digits.py"], ["--working-dir", ".", "--", "jobs/digits.py"]])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(["jobs/digits.py"], marks=pytest.mark.slow), ["--working-dir", ".", "--", "jobs/digits.py"]],
+)
 def test_a_submitted_job_succeeds(cluster, how):
     ray, address, environment = cluster
-    flags = ["train", *TINY, "--methods", "augmix", "--name", f"submitted-{len(how)}"]
+    flags = ["train", *TINY, "--methods", "augmix", "--name", f"submitted-{len(how)}", "--scale.num-workers", "1"]
     separator = [] if "--" in how else ["--"]
     command = [ray, "job", "submit", "--address", address, *how[:-1], *separator, how[-1], *flags]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -16,7 +16,7 @@ import torch
 from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.config import DataConfig, RunConfig
-from pipeline.train import build_optimizer
+from pipeline.optimise import build_optimizer
 from tests.pipeline.fixtures import write_snapshot
 
 ONE_LINE = r"\A[^\n]{1,600}\Z"
@@ -264,6 +264,7 @@ FAULTS = """
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 1 << 40))
     told(write, Path("new"), 2, 0.1)
+    told(checkpoint.store, Path("written"), Path("full/step"))
     told(checkpoint.keep_best, Path("written"), Path("full"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, 1 << 40))
     told(checkpoint.keep_best, Path("written"), Path("vanished"))
@@ -295,10 +296,10 @@ def test_where_storage_fails_the_line_names_the_path_and_the_checkpoint_before_s
     (tmp_path / "read-only").chmod(0o755)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    reasons = ("File too large", "File too large", "No such file or directory", "Permission denied")
+    reasons = (*["File too large"] * 3, "No such file or directory", "Permission denied")
     for line, reason in zip(lines, reasons, strict=True):
         assert f" cannot be written: {reason}; the one before is unchanged: " in line
-    named = ("new", *(f"{method}/best_step_000000002" for method in ("full", "vanished", "read-only")))
+    named = ("new", "full/step", *(f"{method}/best_step_000000002" for method in ("full", "vanished", "read-only")))
     assert [line.split("'")[1] for line in lines] == list(named)
     content = {path.name: path.read_bytes() for path in before.iterdir()}
     for method in ("full", "read-only", "moved"):

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,13 +24,13 @@ from pipeline.decode import TooManyBadSamplesError
 from pipeline.evaluate import evaluate
 from pipeline.ledger import Ledger
 from pipeline.networks import from_checkpoint
+from pipeline.optimise import build_optimizer
 from pipeline.order import split_train
 from pipeline.predict import predict
 from pipeline.quarantine import add, collected
 from pipeline.report import write_report
 from pipeline.scorecard import scorecard
 from pipeline.source import open_folder, open_source
-from pipeline.train import build_optimizer
 from tests.conftest import natural
 from tests.pipeline.fixtures import imagenet_tree, write_cifar_c
 
@@ -280,3 +284,28 @@ def test_the_report_writes_tables_figures_and_one_html_file(scored, asked):
 def test_a_report_before_the_evaluation_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="score it first"):
         write_report(tmp_path, CONFIG)
+
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from pipeline.predict import keep_freed_memory
+
+if "keep" in sys.argv:
+    keep_freed_memory()
+for _ in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(40_000_000, dtype=torch.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc is what gives large blocks back to the kernel")
+def test_memory_of_a_batch_is_used_for_the_next():
+    def faults(*arguments):
+        command = [sys.executable, "-c", PAGE_FAULTS, *arguments]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < 100
+    huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not (huge_pages.exists() and "[always]" in huge_pages.read_text()):
+        assert faults() > 5000

@@ -14,10 +14,12 @@ from augmix_core.models import build_model
 from pipeline.augment import check_stored_views, rows_of
 from pipeline.budget import Scale
 from pipeline.config import BaselineConfig, DataConfig, RunConfig, SearchConfig, TrainConfig, method_config
+from pipeline.loss import loss_of
 from pipeline.methods import METHODS, MIXED, MethodName
+from pipeline.optimise import build_optimizer
 from pipeline.order import Split, split_train
 from pipeline.source import open_source
-from pipeline.train import CLEAN, Job, build_optimizer, fit, loss_of, seed_torch
+from pipeline.train import CLEAN, Job, fit, seed_torch
 from pipeline.training_views import PARTNER_WINDOW, partner_positions, with_views
 
 CPU = torch.device("cpu")
@@ -122,7 +124,7 @@ def test_the_loss_is_cross_entropy_of_labels_whose_mass_is_one_and_perhaps_consi
     job, columns = job_of(method, digits), rows(method, digits, range(16))
     seed_torch(0, 0, 0, CPU)
     model = build_model("convnet5_gn", 10)
-    loss, sums = loss_of(model, tensors(columns), job, CPU)
+    loss, sums = loss_of(model, tensors(columns), job.config, CPU)
     assert (
         sums[3] == 16
         and loss.isfinite()
@@ -145,7 +147,7 @@ def test_the_loss_is_cross_entropy_of_labels_whose_mass_is_one_and_perhaps_consi
 def test_an_attack_of_the_worker_leaves_training_mode_and_statistics_to_the_step(digits):
     model = build_model("convnet5", 10)
     columns = tensors(rows("pgd", digits, range(16)))
-    loss_of(model, columns, job_of("pgd", digits), CPU)
+    loss_of(model, columns, job_of("pgd", digits).config, CPU)
     counters = [value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")]
     assert model.training and counters and all(counter == 1 for counter in counters)
 
@@ -158,7 +160,7 @@ def test_every_method_learns_its_rows_in_a_few_steps(digits, method):
     optimizer = build_optimizer(model, job.config)
     losses = []
     for _ in range(8):
-        loss, _ = loss_of(model, columns, job, CPU)
+        loss, _ = loss_of(model, columns, job.config, CPU)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

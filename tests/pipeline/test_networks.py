@@ -19,7 +19,7 @@ from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.config import DataConfig, ModelConfig, RunConfig
 from pipeline.networks import find_checkpoint, from_checkpoint, open_network, starting_network
-from pipeline.train import build_optimizer
+from pipeline.optimise import build_optimizer
 from tests.pipeline.fixtures import write_snapshot
 
 DATA = DataConfig()

@@ -14,19 +14,11 @@ from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.budget import Scale
 from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.loss import label_loss, loss_of
+from pipeline.optimise import build_optimizer, clipped, learning_rate, moving_average
 from pipeline.order import Split, split_train
 from pipeline.source import open_source
-from pipeline.train import (
-    CLEAN,
-    Job,
-    build_optimizer,
-    clipped,
-    fit,
-    label_loss,
-    learning_rate,
-    loss_of,
-    moving_average,
-)
+from pipeline.train import CLEAN, Job, fit
 
 CPU = torch.device("cpu")
 
@@ -36,6 +28,10 @@ def job_with(folder=Path(), source=None, members=None, judged=None, workers=1, *
     members = members or Split(100, 0, 100, 0)
     scale = Scale(num_workers=workers, use_gpu=False, evaluation_actors=1)
     return Job(config, scale, folder, source, members, source, judged or members, (CLEAN,), 10)
+
+
+def rate(step, job):
+    return learning_rate(step, job.config.train, job.split.size)
 
 
 @pytest.fixture
@@ -51,13 +47,13 @@ def with_gradients(model):
 
 def test_a_warm_up_rises_linearly_and_the_cosine_runs_over_the_steps_that_are_left():
     plain, warm = job_with(), job_with(warmup_epochs=2.0)
-    rates = [learning_rate(step, warm) for step in range(100)]
+    rates = [rate(step, warm) for step in range(100)]
     assert rates[:20] == pytest.approx([0.1 * (step + 1) / 20 for step in range(20)])
     assert rates[20] == 0.1 and rates[60] == pytest.approx((0.1 + 1e-6) / 2)
     assert all(a > b for a, b in itertools.pairwise(rates[20:]))
-    assert learning_rate(0, plain) == 0.1
+    assert rate(0, plain) == 0.1
     steps = job_with(warmup_epochs=2.0, schedule="step")
-    assert [round(learning_rate(step, steps), 9) for step in (19, 29, 30, 60, 90)] == [0.1, 0.1, 0.01, 1e-3, 1e-4]
+    assert [round(rate(step, steps), 9) for step in (19, 29, 30, 60, 90)] == [0.1, 0.1, 0.01, 1e-3, 1e-4]
 
 
 def test_weight_decay_reaches_every_parameter_or_only_those_of_more_than_one_axis(network):
@@ -119,7 +115,7 @@ def test_bf16_computes_in_bf16_and_keeps_losses_and_gradients_in_float32(network
     losses = {}
     for precision in ("fp32", "bf16"):
         network.zero_grad()
-        losses[precision], sums = loss_of(network, rows, job_with(precision=precision), CPU)
+        losses[precision], sums = loss_of(network, rows, job_with(precision=precision).config, CPU)
         losses[precision].backward()
         assert losses[precision].dtype == torch.float32 and sums.dtype == torch.float64
         assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())

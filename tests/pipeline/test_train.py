@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from augmix_core import AugMixConfig, augmix
 from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.budget import Scale
-from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from pipeline.loss import loss_of
+from pipeline.optimise import build_optimizer, learning_rate, set_learning_rate
 from pipeline.order import split_train
 from pipeline.source import open_source
 from pipeline.telemetry import metered, series
-from pipeline.train import CLEAN, Job, build_optimizer, fit, learning_rate, loss_of, seed_torch, set_learning_rate
+from pipeline.train import CLEAN, Job, fit, seed_torch
 
 CONFIG = RunConfig(
     data=DataConfig(train_limit=192),
@@ -40,6 +43,10 @@ def job_in(folder: Path, config: RunConfig = CONFIG, *, workers: int = 2, put=ra
     tests, _ = split_train(len(test), seed=0, limit=64)
     scale = Scale(num_workers=workers, use_gpu=False, evaluation_actors=1)
     return Job(config, scale, folder, put(train), split, put(test), tests, (CLEAN,), 10)
+
+
+def rate(step: int, job: Job) -> float:
+    return learning_rate(step, job.config.train, job.split.size)
 
 
 def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
@@ -59,8 +66,8 @@ def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
     for step in range(6):
         theirs.load_state_dict(ours.state_dict())
         optimizer.load_state_dict(copy.deepcopy(our_optimizer.state_dict()))
-        set_learning_rate(our_optimizer, learning_rate(step, job))
-        our_loss, _ = loss_of(ours, rows, job, torch.device("cpu"))
+        set_learning_rate(our_optimizer, rate(step, job))
+        our_loss, _ = loss_of(ours, rows, job.config, torch.device("cpu"))
         our_optimizer.zero_grad()
         our_loss.backward()
         our_optimizer.step()
@@ -84,12 +91,12 @@ def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
 def test_the_cosine_runs_over_all_steps_and_the_step_schedule_over_thirds(tmp_path):
     job = job_in(tmp_path, put=lambda source: source)
     assert job.steps == 18
-    assert learning_rate(0, job) == 0.1
-    assert learning_rate(9, job) == pytest.approx((0.1 + 1e-6) / 2)
-    assert learning_rate(17, job) < 0.001
+    assert rate(0, job) == 0.1
+    assert rate(9, job) == pytest.approx((0.1 + 1e-6) / 2)
+    assert rate(17, job) < 0.001
     train = dataclasses.replace(CONFIG.train, schedule="step")
     thirds = dataclasses.replace(job, config=dataclasses.replace(CONFIG, train=train))
-    assert [round(learning_rate(step, thirds), 6) for step in (0, 5, 6, 11, 12, 17)] == [
+    assert [round(rate(step, thirds), 6) for step in (0, 5, 6, 11, 12, 17)] == [
         0.1,
         0.1,
         0.01,
@@ -151,6 +158,47 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def by_hand(job: Job, steps: int) -> Iterator[tuple[float, torch.nn.Module]]:
+    """The loss and the network of each step of the paper's algorithm, in one process and plain torch."""
+    seed_torch(job.config.seed, 0, 0, torch.device("cpu"))
+    network = build_model(job.config.model.name, 10)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for step in range(steps):
+        epochs, ids = job.split.at(np.arange(step * 32, step * 32 + 32), seed=job.config.seed)
+        images, labels = job.source.read(ids)
+        views = torch.from_numpy(augmix(np.stack(images), ids, epoch=epochs))
+        optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
+        normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
+        clean, aug1, aug2 = torch.split(network(torch.cat(normalised)), 32)
+        p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
+        mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
+        consistency = sum(F.kl_div(mixture, each, reduction="batchmean") for each in p) / 3
+        loss = F.cross_entropy(clean, torch.from_numpy(labels)) + 12 * consistency
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield loss.item(), network
+
+
+def test_two_workers_take_the_step_of_a_hand_written_loop_and_another_number_of_workers_goes_on(ray_local, tmp_path):
+    """One step by two workers to 1e-6; then one worker goes on to the end, where the loss has the same 4 digits."""
+    data = dataclasses.replace(CONFIG.data, crop="none")
+    config = dataclasses.replace(CONFIG, model=ModelConfig(name="convnet5_gn"), data=data)
+    theirs = by_hand(job_in(tmp_path, config, put=lambda source: source), 18)
+    one_step = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=1))
+    fit(job_in(tmp_path / "ours", one_step))
+    loss, network = next(theirs)
+    state, ours = network.state_dict(), weights(tmp_path / "ours")
+    assert ours.keys() == state.keys()
+    assert all(torch.allclose(ours[name], state[name], rtol=0, atol=1e-6) for name in state)
+    fit(job_in(tmp_path / "ours", config, workers=1))
+    rows = [json.loads(line) for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()]
+    losses = [loss, *(loss for loss, _ in theirs)]
+    assert [row["step"] for row in rows] == [1, 6, 12, 18]
+    assert rows[0]["train/loss"] == pytest.approx(losses[0], abs=1e-6)
+    assert rows[3]["train/loss"] == pytest.approx(np.mean(losses[12:]), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
