@@ -11,10 +11,14 @@ import argparse
 import datetime
 import json
 import platform
+import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 import numpy as np
+
+SUMMARY = ("clean", "uCE", "rms clean", "rms corrupted")
 
 
 def main() -> None:
@@ -42,14 +46,36 @@ def main() -> None:
 def document_of(runs: list[dict], title: str, command: str, commit: str) -> list[str]:
     """The lines of the markdown document."""
     first = runs[0]
-    methods = list(first["methods"])
+    results: dict[str, list[dict]] = {}
+    for run in runs:
+        for method, result in run["methods"].items():
+            results.setdefault(method, []).append(result)
     seeds = ", ".join(str(run["config"]["seed"]) for run in runs)
     lines = [f"# {title}", "", "```sh", command, "```", "", f"Seeds {seeds}. uCE: {first['protocol']['uCE']}.", ""]
-    lines += [f"| error, % | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}"]
-    for name in ["clean", *first["methods"][methods[0]]["errors"], "uCE"]:
-        cells = [spread([score(run["methods"][method], name) for run in runs]) for method in methods]
+    lines += ["| method | runs | epochs | clean error, % | uCE, % | RMS calibration error, clean, % | corrupted, % |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for method, of_runs in results.items():
+        epochs = {str(result["curve"][-1]["epoch"]) for result in of_runs}
+        cells = [spread([score(result, name) for result in of_runs]) for name in SUMMARY]
+        lines.append(f"| {method} | {len(of_runs)} | {', '.join(sorted(epochs))} | {' | '.join(cells)} |")
+    lines += ["", f"| error, % | {' | '.join(results)} |", f"|---|{'---:|' * len(results)}"]
+    for name in ["clean", *results[next(iter(results))][0]["errors"], "uCE"]:
+        cells = [spread([score(result, name) for result in of_runs]) for of_runs in results.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    pairs = [(run["methods"]["augmix"]["uCE"], run["methods"]["standard"]["uCE"]) for run in runs]
+    lines += ["", "| training, last epoch | samples / s | data wait, % | GPU memory, MB |", "|---|---:|---:|---:|"]
+    for method, of_runs in results.items():
+        ends = [result["curve"][-1] for result in of_runs]
+        memory = [end["device_memory_peak_bytes"] / 1e6 for end in ends if "device_memory_peak_bytes" in end]
+        speed, wait = (
+            spread([end["samples_per_second"] for end in ends]),
+            spread([100 * end["data_wait_share"] for end in ends]),
+        )
+        lines.append(f"| {method} | {speed} | {wait} | {spread(memory) if memory else '—'} |")
+    pairs = [
+        (run["methods"]["augmix"]["uCE"], run["methods"]["standard"]["uCE"])
+        for run in runs
+        if {"augmix", "standard"} <= run["methods"].keys()
+    ]
     ratios = ", ".join(f"{augmix / standard:.2f}" for augmix, standard in pairs)
     differences = ", ".join(f"{augmix - standard:+.2f}" for augmix, standard in pairs)
     lines += ["", f"uCE of AugMix + JSD over the standard network's, by seed: {ratios}; difference: {differences}.", ""]
@@ -65,6 +91,8 @@ def score(result: dict, name: str) -> float:
     """One value of a method, in percent."""
     if name == "uCE":
         return result["uCE"]
+    if name.startswith("rms "):
+        return 100 * result[name.removeprefix("rms ")]["rms_calibration_error"]["fixed"]
     return 100 * (result["clean_error"] if name == "clean" else float(np.mean(result["errors"][name])))
 
 
@@ -78,7 +106,17 @@ def hardware() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}, no GPU" if names else platform.machine()
+    processor = f"{len(names)} cores of {names[0]}" if names else platform.machine()
+    return f"{processor}, {gpu()}"
+
+
+def gpu() -> str:
+    """The first GPU, as its driver calls it."""
+    if shutil.which("nvidia-smi") is None:
+        return "no GPU"
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
+    return found[0] if found else "no GPU"
 
 
 if __name__ == "__main__":
