@@ -66,10 +66,8 @@ def document_of(runs: list[dict], title: str, command: str, commit: str) -> list
     for method, of_runs in results.items():
         ends = [result["curve"][-1] for result in of_runs]
         memory = [end["device_memory_peak_bytes"] / 1e6 for end in ends if "device_memory_peak_bytes" in end]
-        speed, wait = (
-            spread([end["samples_per_second"] for end in ends]),
-            spread([100 * end["data_wait_share"] for end in ends]),
-        )
+        speed = spread([end["samples_per_second"] for end in ends])
+        wait = spread([100 * end["data_wait_share"] for end in ends])
         lines.append(f"| {method} | {speed} | {wait} | {spread(memory) if memory else '—'} |")
     pairs = [
         (run["methods"]["augmix"]["uCE"], run["methods"]["standard"]["uCE"])

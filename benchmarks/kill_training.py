@@ -21,12 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench_evaluate import tree
 from timing import header
 
 from pipeline import checkpoint
@@ -48,7 +48,7 @@ class Outcome:
     step: int
     """Steps that had been taken when it came."""
     resumed: str
-    """The line in which the job says where it goes on, or "" where the driver lived."""
+    """The line in which a job says where it goes on, or "" where it had no need to."""
     weights: str
     """SHA-256 of the final weights."""
     losses: list[float]
@@ -125,7 +125,7 @@ def killed(storage: Path, victim: str, after: int) -> Outcome:
     Raises:
         RuntimeError: The training ended before.
     """
-    process, resumed = start(storage), ""
+    process = start(storage)
     while (step := step_of(storage)) < after or not (found := pids_of(victim, process.pid)):
         if process.poll() is not None:
             raise RuntimeError(f"no {victim} was at work after step {after}: {process.communicate()[0]}")
@@ -134,9 +134,7 @@ def killed(storage: Path, victim: str, after: int) -> Outcome:
     if victim == "driver":
         process.communicate()
         process = start(storage)
-    said = finish(process)
-    if victim == "driver":
-        resumed = next((line for line in said.splitlines() if "resuming" in line), "from the start")
+    resumed = next((line for line in finish(process).splitlines() if "resuming" in line), "")
     return Outcome(step, resumed.replace(str(storage), ""), *result_of(storage))
 
 
@@ -195,7 +193,7 @@ def pids_of(victim: str, driver: int) -> list[int]:
     if victim == "driver":
         return [driver]
     sign = b"RayTrainWorker" if victim == "training worker" else b"make_blocks"
-    return [pid for pid in descendants(driver) if sign in name_of(pid)]
+    return [pid for pid in tree(driver) if sign in name_of(pid)]
 
 
 def name_of(pid: int) -> bytes:
@@ -204,22 +202,6 @@ def name_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def descendants(ancestor: int) -> Iterator[int]:
-    """All processes that a process has started, directly or not."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    for pid in parents:
-        above = pid
-        while above in parents and above != ancestor:
-            above = parents[above]
-        if above == ancestor and pid != ancestor:
-            yield pid
 
 
 if __name__ == "__main__":

@@ -283,7 +283,7 @@ class Training:
         for part, share, last in micro_batches(rows, train.micro_batch_size):
             with nullcontext() if last else unshared(self.parallel):
                 loss, sums = loss_of(self.parallel, part, self.config, self.device)
-                self.scaler.scale(loss if share == 1 else loss * share).backward()
+                self.scaler.scale(loss * share).backward()
             self.sums[:4] += sums  # no wait for the device
         self.scaler.unscale_(self.optimizer)
         norm = clipped(self.model, train.clip_norm)
@@ -349,7 +349,7 @@ class Training:
         """Copy a checkpoint to the training's folder, in a thread of Ray Train's, which then lists it."""
         try:
             folder = checkpoint.store(Path(saved.path), self.job.folder / name)
-            checkpoint.keep_best(folder, self.job.folder)
+            checkpoint.keep_best(Path(saved.path), self.job.folder)  # storage may be slow to read from, too
             return ray.train.Checkpoint.from_directory(folder)
         finally:
             self.storing.release()

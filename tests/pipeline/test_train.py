@@ -49,6 +49,23 @@ def rate(step: int, job: Job) -> float:
     return learning_rate(step, job.config.train, job.split.size)
 
 
+def step_by_hand(
+    network: torch.nn.Module, optimizer: torch.optim.SGD, step: int, views: torch.Tensor, labels: torch.Tensor
+) -> float:
+    """One of 18 steps of the paper's algorithm in plain torch, on (32, 3, H, W, 3) views; returns its loss."""
+    optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
+    normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
+    clean, aug1, aug2 = torch.split(network(torch.cat(normalised)), 32)
+    p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
+    mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
+    consistency = sum(F.kl_div(mixture, each, reduction="batchmean") for each in p) / 3
+    loss = F.cross_entropy(clean, labels) + 12 * consistency
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
     """Each of six steps of the paper's algorithm in plain torch, from the same weights and images, to 1e-5."""
     job = job_in(tmp_path, put=lambda source: source)
@@ -72,17 +89,8 @@ def test_the_step_equals_a_hand_written_augmix_step(tmp_path):
         our_loss.backward()
         our_optimizer.step()
 
-        optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
-        normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
-        clean, aug1, aug2 = torch.split(theirs(torch.cat(normalised)), 32)
-        p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
-        mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
-        consistency = sum(F.kl_div(mixture, each, reduction="batchmean") for each in p) / 3
-        loss = F.cross_entropy(clean, rows["label"]) + 12 * consistency
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert our_loss.item() == pytest.approx(loss.item(), abs=1e-6)
+        loss = step_by_hand(theirs, optimizer, step, views, rows["label"])
+        assert our_loss.item() == pytest.approx(loss, abs=1e-6)
         pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
         # the mean, since a ReLU whose input is within rounding of 0 may fall on either side
         assert all((a.double() - b.double()).abs().mean() < 1e-5 for a, b in pairs)
@@ -169,17 +177,7 @@ def by_hand(job: Job, steps: int) -> Iterator[tuple[float, torch.nn.Module]]:
         epochs, ids = job.split.at(np.arange(step * 32, step * 32 + 32), seed=job.config.seed)
         images, labels = job.source.read(ids)
         views = torch.from_numpy(augmix(np.stack(images), ids, epoch=epochs))
-        optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
-        normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
-        clean, aug1, aug2 = torch.split(network(torch.cat(normalised)), 32)
-        p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
-        mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
-        consistency = sum(F.kl_div(mixture, each, reduction="batchmean") for each in p) / 3
-        loss = F.cross_entropy(clean, torch.from_numpy(labels)) + 12 * consistency
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        yield loss.item(), network
+        yield step_by_hand(network, optimizer, step, views, torch.from_numpy(labels)), network
 
 
 def test_two_workers_take_the_step_of_a_hand_written_loop_and_another_number_of_workers_goes_on(ray_local, tmp_path):
