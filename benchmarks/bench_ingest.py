@@ -11,6 +11,8 @@ two steps of a running stream; batches are of 64 images at 224 px and of 128 at 
 import argparse
 import itertools
 import multiprocessing
+import os
+import statistics
 import sys
 import tempfile
 import time
@@ -40,9 +42,19 @@ from pipeline.config import (
 )
 
 PROCESSES = 2
-LEAST_BURSTS = 3
+STREAM_STEPS = 2**16
+WARM_BURSTS, LEAST_BURSTS = 3, 4
+"""Of tasks side by side: before what is timed, as Ray starts a process for each of them meanwhile, and within it."""
 BASELINE = "kernels in two plain processes"
 FROM_JPEG = "ours, 1 worker, from the JPEG files"
+ROLES = {
+    "make_blocks": "kernels and blocks",
+    "IDLE": "kernels and blocks",  # a worker between two tasks
+    "SplitCoordinator": "Ray Data",
+    "TrainWorker": "training worker",
+    "": "the rest of Ray",
+}
+"""Of processes, by what their titles hold."""
 WARM_BATCHES = 8
 """Of DataLoader, before what is timed: what its processes have ready when they have all started."""
 NOTES = f"""\
@@ -50,6 +62,7 @@ NOTES = f"""\
 - ours, W workers: the same in Ray Data's tasks, delivered to W training workers of Ray Train.
 - which augments: images travel, and the training worker makes the views in its prefetching threads.
 - DataLoader, our transform: the same functions on a batch at a time, in two worker processes.
+- CPU time of an image, ms: medians over the rounds; idle is what the two cores had left.
 - DataLoader, released procedure: two worker processes; Pillow, torchvision's crop and flip, the released code's views;
   a quarter of the images.
 """
@@ -57,11 +70,12 @@ NOTES = f"""\
 
 @dataclass
 class Contender:
-    """`turn()` returns images a second."""
+    """`turn()` returns images a second, and where their CPU time went, in ms an image, as far as that is known."""
 
     name: str
-    turn: Callable[[], float]
+    turn: Callable[[], tuple[float, dict[str, float]]]
     rates: list[float] = field(default_factory=list)
+    cpu: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,9 @@ def main() -> None:
                 for first in range(arguments.rounds):
                     for i in range(len(rows)):
                         row = rows[(first + i) % len(rows)]
-                        row.rates.append(row.turn())
+                        rate, cpu = row.turn()
+                        row.rates.append(rate)
+                        row.cpu.append(cpu)
             print("\n".join(table(part, rows)), flush=True)
         ray.shutdown()
 
@@ -183,15 +199,34 @@ def in_the_worker(part: Part) -> Part:
     return replace(part, config=replace(part.config, scale=replace(part.config.scale, augment_on="train")))
 
 
-def between(batches: Iterable[Any], warm: int, steps: int) -> float:
-    """Seconds from the end of `warm` batches to the end of `steps` more."""
+def between(batches: Iterable[Any], warm: int, steps: int) -> tuple[float, dict[str, float]]:
+    """Seconds from the end of `warm` batches to the end of `steps` more, and the CPU seconds of Ray's processes."""
     following = iter(batches)
     for _ in range(warm):
         next(following)
-    begun = time.perf_counter()
+    before, begun = cpu_seconds(), time.perf_counter()
     for _ in range(steps):
         next(following)
-    return time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    used = dict.fromkeys(ROLES.values(), 0.0)
+    for pid, (role, total) in cpu_seconds().items():
+        used[role] += total - before.get(pid, (role, 0.0))[1]
+    return seconds, used | {"idle": PROCESSES * seconds - sum(used.values())}
+
+
+def cpu_seconds() -> dict[int, tuple[str, float]]:
+    """What every process of Ray's does, and what CPU time it has taken."""
+    found = {}
+    for folder in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        try:
+            title = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode()
+            ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue
+        if "ray" in title:
+            role = next(role for sign, role in ROLES.items() if sign in title)
+            found[int(folder.name)] = role, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def opened(part: Part) -> tuple[Any, Any]:
@@ -204,7 +239,7 @@ def opened(part: Part) -> tuple[Any, Any]:
 
 
 @contextmanager
-def plain_processes(part: Part) -> Iterator[Callable[[], float]]:
+def plain_processes(part: Part) -> Iterator[Callable[[], tuple[float, dict[str, float]]]]:
     """Two processes that make a turn's images between them."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(PROCESSES)]
@@ -215,13 +250,12 @@ def plain_processes(part: Part) -> Iterator[Callable[[], float]]:
     for process in processes:
         process.start()
 
-    def turn() -> float:
+    def turn() -> tuple[float, dict[str, float]]:
         begun = time.perf_counter()
         for pipe, _ in pipes:
             pipe.send(part.images // PROCESSES)
-        for pipe, _ in pipes:
-            pipe.recv()
-        return part.images / (time.perf_counter() - begun)
+        used = sum(pipe.recv() for pipe, _ in pipes)
+        return part.images / (time.perf_counter() - begun), {"kernels": 1000 * used / part.images}
 
     for pipe, _ in pipes:
         pipe.send(part.batch)
@@ -232,7 +266,7 @@ def plain_processes(part: Part) -> Iterator[Callable[[], float]]:
 
 
 def plain_process(pipe: Any, part: Part, number: int) -> None:
-    """Makes as many images as it is told to, block by block."""
+    """Makes as many images as it is told to, block by block, and says what CPU time it took."""
     from pipeline.augment import plan_stream, rows_of
 
     source, split = opened(part)
@@ -241,12 +275,12 @@ def plain_process(pipe: Any, part: Part, number: int) -> None:
         plan.blocks(step) for step in range(number * 2**19, 2**20, plan.steps_a_task)
     )
     while True:
-        left = pipe.recv()
+        left, begun = pipe.recv(), time.process_time()
         while left > 0:
             positions = next(blocks)
             rows_of(source, split, positions, part.config)
             left -= len(positions)
-        pipe.send(True)
+        pipe.send(time.process_time() - begun)
 
 
 class Positions:
@@ -293,7 +327,7 @@ class Released:
         return released_triple(self.part.config.augmix.aug_severity)(self.crop(image)), int(label)
 
 
-def loaded(part: Part, dataset: Any) -> float:
+def loaded(part: Part, dataset: Any) -> tuple[float, dict[str, float]]:
     """Through DataLoader with two worker processes, whose start is not timed."""
     from torch.utils.data import DataLoader
 
@@ -306,14 +340,14 @@ def loaded(part: Part, dataset: Any) -> float:
         collate_fn=(lambda batch: batch) if batched else None,
         multiprocessing_context="fork",
     )
-    return part.batch * steps / between(loader, WARM_BATCHES, steps)
+    return part.batch * steps / between(loader, WARM_BATCHES, steps)[0], {}
 
 
-def ours(part: Part, folder: Path, workers: int) -> float:
+def ours(part: Part, folder: Path, workers: int) -> tuple[float, dict[str, float]]:
     """Through Ray Data and Ray Train, by the functions of a real training.
 
     Tasks that run side by side end together, and their batches come in order, in bursts: so what is timed begins and
-    ends with a burst, in the middle of a longer stream.
+    ends with a burst. The stream is much longer, as a training's is: near its end Ray runs more tasks at a time.
     """
     import ray
 
@@ -323,14 +357,14 @@ def ours(part: Part, folder: Path, workers: int) -> float:
     source, split = opened(part)
     burst = tasks_at_once(part.config, workers) * plan_of(part, workers).steps_a_task
     bursts = max(LEAST_BURSTS, round(part.images / part.batch / burst))
-    steps = (bursts + 2) * burst
-    train = replace(part.config.train, epochs=-(-steps * part.batch // split.size) + 1, max_steps=steps)
+    train = replace(part.config.train, epochs=-(-STREAM_STEPS * part.batch // split.size))
     name = f"{workers}-{time.monotonic_ns()}"
     reference = ray.put(source)
     config = replace(part.config, train=train)
     job = Job(config, Scale(workers, False, 1), folder / name, reference, split, reference, split, (), 1)
-    result = trainer_of(job, partial(consume, warm=burst, steps=bursts * burst)).fit()
-    return part.batch * bursts * burst / result.return_value
+    result = trainer_of(job, partial(consume, warm=WARM_BURSTS * burst, steps=bursts * burst)).fit()
+    (seconds, used), images = result.return_value, part.batch * bursts * burst
+    return images / seconds, {role: 1000 * each / images for role, each in used.items()}
 
 
 def tasks_at_once(config: RunConfig, workers: int) -> int:
@@ -346,10 +380,10 @@ def plan_of(part: Part, workers: int) -> Any:
 
     store = ray.cluster_resources()["object_store_memory"]
     room = slot_bytes(part.config, cpus=PROCESSES, store_bytes=store)
-    return plan_stream(part.config, first_step=0, last_step=2**16, num_workers=workers, slot_bytes=room)
+    return plan_stream(part.config, first_step=0, last_step=STREAM_STEPS, num_workers=workers, slot_bytes=room)
 
 
-def consume(loop_config: dict[str, Any], *, warm: int, steps: int) -> float:
+def consume(loop_config: dict[str, Any], *, warm: int, steps: int) -> tuple[float, dict[str, float]]:
     """A training loop that trains nothing."""
     from pipeline.train import steps_of
 
@@ -373,6 +407,15 @@ def table(part: Part, rows: list[Contender]) -> list[str]:
         if other.name in (FROM_JPEG, "DataLoader, released procedure"):
             ratio = spread([a / b for a, b in zip(rows[1].rates, other.rates, strict=True)])
             lines.append(f"\nours, 1 worker, over {other.name}: {ratio}")
+    roles = list(dict.fromkeys(role for row in rows for each in row.cpu for role in each))
+    lines += ["", f"| CPU time of an image, ms | {' | '.join(roles)} |", f"|---|{'---:|' * len(roles)}"]
+    for row in rows:
+        if row.cpu[0]:
+            cells = [
+                f"{statistics.median(each[role] for each in row.cpu):.3f}" if role in row.cpu[0] else "—"
+                for role in roles
+            ]
+            lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
