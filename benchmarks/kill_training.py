@@ -7,13 +7,15 @@
 
 Every run trains the same small network on two CPU workers through `jobs/digits.py`. By turns the victim is a training
 worker, a data worker, and the driver; the job goes on by itself or, without its driver, by the same command again. The
-moment is drawn from the seed, uniformly over the steps. Of a write the victims are both training workers, within
-milliseconds of its beginning. Exit status 1: some weights differ.
+moment is drawn from the seed, uniformly over the steps; for a data worker, as these have little to do here and are soon
+done, over the first half second of their work. Of a write the victims are both training workers,
+within milliseconds of its beginning. Exit status 1: some weights differ.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -35,6 +37,8 @@ JOB = Path(__file__).resolve().parent.parent / "jobs" / "digits.py"
 EPOCHS, BATCH, SAMPLES = 4, 32, 480
 STEPS = EPOCHS * SAMPLES // BATCH
 VICTIMS = ("training worker", "data worker", "driver")
+DATA_WORK_S = 0.5
+"""In which a data worker is hit."""
 SECONDS_AT_MOST = 600
 WRITE_S = 0.02
 """Within which a write is hit."""
@@ -74,7 +78,7 @@ def main() -> None:
             print("\n| run | killed | after step | weights | epochs' losses | goes on |\n|---:|---|---:|---|---|---|")
         for number in range(arguments.runs):
             victim = VICTIMS[number % len(VICTIMS)]
-            outcome = killed(storage / str(number), victim, moments.randrange(STEPS - 4))
+            outcome = killed(storage / str(number), victim, moments)
             told = compared(outcome, undisturbed)
             good &= DIFFERENT not in told
             print(f"| {number + 1} | {victim} | {outcome.step} | {told} | {outcome.resumed} |", flush=True)
@@ -119,17 +123,28 @@ def finish(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def killed(storage: Path, victim: str, after: int) -> Outcome:
-    """Train with one kill, once so many steps have been taken and the victim is at work.
+def killed(storage: Path, victim: str, moments: random.Random) -> Outcome:
+    """Train with one kill, at a moment at which the victim is at work.
 
     Raises:
         RuntimeError: The training ended before.
     """
     process = start(storage)
-    while (step := step_of(storage)) < after or not (found := pids_of(victim, process.pid)):
+    after, wait = moments.randrange(STEPS - 8), 0.0
+    if victim == "data worker":
+        after, wait = -1, moments.uniform(0, DATA_WORK_S)
+    due = math.inf
+    while time.monotonic() < due:
         if process.poll() is not None:
             raise RuntimeError(f"no {victim} was at work after step {after}: {process.communicate()[0]}")
+        if due == math.inf and step_of(storage) >= after and pids_of(victim, process.pid):
+            due = time.monotonic() + wait
         time.sleep(0.005)
+    while not (found := pids_of(victim, process.pid)):
+        if process.poll() is not None:
+            raise RuntimeError(f"no {victim} was at work any more: {process.communicate()[0]}")
+        time.sleep(0.001)
+    step = max(0, step_of(storage))
     os.kill(found[0], signal.SIGKILL)
     if victim == "driver":
         process.communicate()
