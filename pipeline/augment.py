@@ -2,9 +2,9 @@
 
 Ray Data knows no epochs here: it is fed positions of one continuous stream and computes (epoch, sample) from them,
 so there is no gap between epochs and a resume is exact to the row. Facts that shape this file: a task costs Ray
-about 15 ms and a block about 10, so tasks take seconds and blocks are large; every block has the same number of
-rows, all of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order; a read task costs a
-millisecond before the first batch, so one of them counts the tasks that make the blocks.
+about 15 ms and a block about 10, so tasks take seconds and blocks are large; every block is one row of Ray's and
+holds the same number of steps, of one training rank, so that rank r of W receives block r, r + W, r + 2 W ... in order;
+a read task costs a millisecond before the first batch, so one of them counts the tasks that make the blocks.
 """
 
 import dataclasses
@@ -53,8 +53,8 @@ class StreamPlan:
     first_step: int
     last_step: int
     num_workers: int
-    rank_rows: int
-    """Rows of one rank in one step."""
+    batch: int
+    """Rows of all ranks in one step."""
     steps_a_block: int
     steps_a_task: int
 
@@ -65,14 +65,18 @@ class StreamPlan:
     def blocks(self, task_step: int) -> Iterator[NDArray[np.int64]]:
         """The positions of each block of a task: for each group of steps, one block a rank.
 
-        All blocks have the same length, so the last group may run past last_step; training stops before it.
+        All blocks hold as many steps, so the last group may run past last_step; training stops before it.
         """
-        batch = self.rank_rows * self.num_workers
         for group in range(task_step, min(task_step + self.steps_a_task, self.last_step), self.steps_a_block):
             steps = np.arange(group, group + self.steps_a_block, dtype=np.int64)
             for rank in range(self.num_workers):
-                first = steps * batch + rank * self.rank_rows
-                yield (first[:, None] + np.arange(self.rank_rows)).reshape(-1)
+                share = np.array(share_of_batch(self.batch, rank, self.num_workers))
+                yield (steps[:, None] * self.batch + share).reshape(-1)
+
+
+def share_of_batch(batch: int, rank: int, num_workers: int) -> range:
+    """The places of a global batch that are a rank's: one more or less than another's, where it does not split."""
+    return range(batch * rank // num_workers, batch * (rank + 1) // num_workers)
 
 
 def slot_bytes(config: RunConfig, *, cpus: float, store_bytes: float) -> float:
@@ -89,18 +93,19 @@ def plan_stream(
     """Choose block and task sizes, as large as the object store allows: tasks of at most about two seconds and 256 MiB,
     three blocks or more a task.
     """
-    rank_rows = config.train.global_batch_size // num_workers
+    batch = config.train.global_batch_size
+    rank_rows = -(-batch // num_workers)
     pixels = config.data.image_size**2
     task_bytes = min(TASK_BYTES, slot_bytes)
     block_bytes = np.clip(task_bytes / BLOCKS_A_TASK, *BLOCK_BYTES)
     share = (last_step - first_step) / LEAST_TASKS
     most_steps = np.clip(share, 1, MAX_STEPS_A_BLOCK)
     steps_a_block = int(np.clip(block_bytes // (rank_rows * row_bytes(config)), 1, most_steps))
-    seconds_a_step = config.train.global_batch_size * (SECONDS_A_SAMPLE[0] + SECONDS_A_SAMPLE[1] * pixels)
-    step_bytes = config.train.global_batch_size * row_bytes(config)
+    seconds_a_step = batch * (SECONDS_A_SAMPLE[0] + SECONDS_A_SAMPLE[1] * pixels)
+    step_bytes = batch * row_bytes(config)
     wanted = min(TASK_SECONDS / seconds_a_step, task_bytes / step_bytes, share)
     steps_a_task = steps_a_block * max(1, round(wanted / steps_a_block))
-    return StreamPlan(first_step, last_step, num_workers, rank_rows, steps_a_block, steps_a_task)
+    return StreamPlan(first_step, last_step, num_workers, batch, steps_a_block, steps_a_task)
 
 
 def row_bytes(config: RunConfig) -> int:
@@ -146,10 +151,10 @@ def make_blocks(
             yield {name: column[None] for name, column in rows_of(opened, order, positions, config).items()}
 
 
-def steps_of_block(block: Mapping[str, Any], rank_rows: int) -> Iterator[dict[str, Any]]:
+def steps_of_block(block: Mapping[str, Any], rows_a_step: int) -> Iterator[dict[str, Any]]:
     """The rows of each step in a block, as arrays or tensors; `block` is without the axis of its one row."""
-    for start in range(0, len(block["label"]), rank_rows):
-        yield {name: column[start : start + rank_rows] for name, column in block.items()}
+    for start in range(0, len(block["label"]), rows_a_step):
+        yield {name: column[start : start + rows_a_step] for name, column in block.items()}
 
 
 def rows_of(source: Any, split: Split, positions: NDArray[np.int64], config: RunConfig) -> dict[str, NDArray]:

@@ -78,20 +78,49 @@ def resolve_scale(config: RunConfig) -> Scale:
     if config.scale.use_labels and not config.scale.num_workers:
         raise ValueError("scale.num_workers is 0; with scale.use_labels say how many, as nodes may be yet to come")
     workers = config.scale.num_workers or (nodes.gpus if use_gpu else DEFAULT_CPU_WORKERS)
-    if config.train.global_batch_size % workers:
+    least = least_workers(config, workers)
+    if config.train.global_batch_size % workers and least == workers:
         raise ValueError(
             f"train.global_batch_size {config.train.global_batch_size} does not split over "
             f"scale.num_workers {workers}; choose a multiple"
         )
+    check_elastic(config, workers, use_gpu)
     if config.train.batch_norm == "sync" and workers > 1 and not use_gpu:
         raise ValueError(
             "train.batch_norm is 'sync', which runs between GPUs only, and this training is on CPUs; take 'joint', "
             "'split', or --scale.num-workers 1"
         )
-    check_fits(config, workers, use_gpu, nodes)
+    check_fits(config, least, use_gpu, nodes)
     return Scale(
         workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
     )
+
+
+def least_workers(config: RunConfig, workers: int) -> int:
+    """With how many workers a training of so many still goes on."""
+    return config.scale.min_workers or workers
+
+
+def check_elastic(config: RunConfig, workers: int, use_gpu: bool) -> None:
+    """Refuse a number of workers that cannot change, or not as Ray changes it.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    least = config.scale.min_workers
+    if least > workers:
+        raise ValueError(f"scale.min_workers is {least}, above scale.num_workers {workers}; lower it")
+    if workers > config.train.global_batch_size:
+        raise ValueError(
+            f"scale.num_workers is {workers}, above train.global_batch_size {config.train.global_batch_size}; a worker "
+            "would have nothing to do: lower it"
+        )
+    if 0 < least < workers and not use_gpu and not config.scale.worker_resource:
+        raise ValueError(
+            f"scale.min_workers is {least}, and training on CPUs shares them with preprocessing, so that Ray cannot "
+            "tell how many workers fit; start training nodes with --resources '{\"trainer\": 1}', 1 for each worker, "
+            "and set --scale.worker-resource trainer"
+        )
 
 
 def cpu_actors(config: RunConfig, nodes: Nodes) -> int:
@@ -199,7 +228,7 @@ def bytes_in_flight(config: RunConfig, workers: int) -> int:
     """
     plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers, slot_bytes=0)
     blocks = workers * (1 + PREFETCHED_BLOCKS) + workers + BLOCKS_OF_A_TASK
-    return blocks * plan.rank_rows * plan.steps_a_block * row_bytes(config)
+    return blocks * -(-plan.batch // workers) * plan.steps_a_block * row_bytes(config)
 
 
 def check_store(config: RunConfig, workers: int, trials: int, store_bytes: float) -> None:

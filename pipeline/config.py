@@ -439,6 +439,11 @@ class ScaleConfig:
 
     num_workers: int = 0
     """Training workers; 0 takes every GPU of the cluster, or 2 CPU workers where there is none."""
+    min_workers: int = 0
+    """Go on with as few training workers where nodes are lost, and with more when they are back, each time from the
+    last checkpoint; 0: always with num_workers. The global batches stay the same."""
+    worker_resource: str = ""
+    """A custom resource that training nodes have, of which every training worker takes 1."""
     use_gpu: bool = True
     """Train on GPUs where the cluster has any."""
     worker_cpus: float = 0.5
@@ -469,6 +474,7 @@ class ScaleConfig:
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "scale.num_workers", self.num_workers, "it counts workers; 0 means automatic")
+        require(self.min_workers >= 0, "scale.min_workers", self.min_workers, "it counts workers; 0 means all of them")
         require(self.worker_cpus > 0, "scale.worker_cpus", self.worker_cpus, "a worker needs a share of a CPU")
         require(self.data_cpus > 0, "scale.data_cpus", self.data_cpus, "a task needs a share of a CPU")
         require(

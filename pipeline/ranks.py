@@ -20,6 +20,11 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if distributed() else 1
+
+
 def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The sum over ranks, on the CPU; their messages go by the given device."""
     if not distributed():

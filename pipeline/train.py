@@ -32,6 +32,7 @@ from pipeline import checkpoint
 from pipeline.augment import (
     PREFETCHED_BLOCKS,
     plan_stream,
+    share_of_batch,
     slot_bytes,
     steps_of_block,
     training_rows,
@@ -50,7 +51,7 @@ from pipeline.order import Split, total_steps
 from pipeline.predict import predict
 from pipeline.progress import StoppedError
 from pipeline.quarantine import Quarantine
-from pipeline.ranks import fill_from_rank_0, from_rank_0, missing_ranks_named, summed, unshared
+from pipeline.ranks import fill_from_rank_0, from_rank_0, missing_ranks_named, summed, unshared, world_size
 from pipeline.telemetry import TrainingMetrics
 from pipeline.training_views import with_views
 
@@ -134,27 +135,19 @@ def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
 def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Sequence[Any] = ()) -> TorchTrainer:
     """What runs a loop on all training workers, with the stream of the job's rows."""
     config, scale = job.config, job.scale
-
-    def stream() -> ray.data.Dataset:
-        """Runs in the controller at every start of the worker group."""
-        found = checkpoint.last_checkpoint(job.folder)
-        first = checkpoint.read_meta(found).step if found else 0
-        cluster = ray.cluster_resources()
-        room = slot_bytes(config, cpus=cluster.get("CPU", 0.0), store_bytes=cluster["object_store_memory"])
-        plan = plan_stream(
-            config, first_step=first, last_step=job.steps, num_workers=scale.num_workers, slot_bytes=room
-        )
-        return training_rows(plan, job.source, job.split, config)
-
+    elastic = 0 < config.scale.min_workers < scale.num_workers
+    per_worker = {"CPU": config.scale.worker_cpus} | ({"GPU": 1.0} if scale.use_gpu else {})
+    if config.scale.worker_resource:
+        per_worker[config.scale.worker_resource] = 1.0
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
     return TorchTrainer(
         loop,
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=math.ceil(config.scale.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scale.num_workers,
+            num_workers=(config.scale.min_workers, scale.num_workers) if elastic else scale.num_workers,
             use_gpu=scale.use_gpu,
-            resources_per_worker={"CPU": config.scale.worker_cpus} | ({"GPU": 1} if scale.use_gpu else {}),
+            resources_per_worker=per_worker,
             label_selector=TRAIN_LABEL if config.scale.use_labels else None,
         ),
         run_config=ray.train.RunConfig(
@@ -166,9 +159,32 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
             ),
             callbacks=list(callbacks),
         ),
-        datasets={"train": stream},
-        dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        datasets={"train": ray.data.range(1)},  # for which StreamOf puts the stream
+        dataset_config=StreamOf(job),
     )
+
+
+class StreamOf(ray.train.DataConfig):
+    """At every start of the worker group: the stream from the last checkpoint on, for as many workers as there are."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(execution_options=ExecutionOptions(preserve_order=True))
+        self.job = job
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StreamOf":
+        """Itself, as copies of the job's references would not keep the objects alive."""
+        return self
+
+    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The stream's part for each rank; of `datasets` nothing is taken."""
+        job, config = self.job, self.job.config
+        found = checkpoint.last_checkpoint(job.folder)
+        first = checkpoint.read_meta(found).step if found else 0
+        cluster = ray.cluster_resources()
+        room = slot_bytes(config, cpus=cluster.get("CPU", 0.0), store_bytes=cluster["object_store_memory"])
+        plan = plan_stream(config, first_step=first, last_step=job.steps, num_workers=world_size, slot_bytes=room)
+        rows = training_rows(plan, job.source, job.split, config)
+        return super().configure({"train": rows}, world_size, *args, **kwargs)
 
 
 def train_loop(loop_config: dict[str, Any]) -> tuple[type[Exception], str] | None:
@@ -280,7 +296,8 @@ class Training:
         seed_torch(self.config.seed, self.step, self.rank, self.device)  # dropout and the like, keyed by the step
         set_learning_rate(self.optimizer, learning_rate(self.step, train, self.job.split.size))
         self.optimizer.zero_grad(set_to_none=True)
-        for part, share, last in micro_batches(rows, train.micro_batch_size):
+        for part, last in micro_batches(rows, most_at_once(self.job)):
+            share = len(part["label"]) * world_size() / train.global_batch_size  # ranks' gradients are averaged
             with nullcontext() if last else unshared(self.parallel):
                 loss, sums = loss_of(self.parallel, part, self.config, self.device)
                 self.scaler.scale(loss * share).backward()
@@ -308,6 +325,7 @@ class Training:
         on_gpu = self.device.type == "cuda"
         memory = {"device_memory_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if on_gpu else {}
         return memory | {
+            "workers": world_size(),
             "train/loss": (cross_entropy + train.jsd_weight * consistency) / samples,
             "train/cross_entropy": cross_entropy / samples,
             "train/consistency": consistency / samples,
@@ -368,19 +386,16 @@ def parallel_of(model: nn.Module, config: RunConfig) -> nn.Module:
     return parallel
 
 
-def micro_batches(
-    rows: Mapping[str, torch.Tensor], most: int
-) -> Iterator[tuple[Mapping[str, torch.Tensor], float, bool]]:
-    """Cut a rank's rows into passes of at most so many samples, 0 for all at once.
+def most_at_once(job: Job) -> int:
+    """Samples of one pass: train.micro_batch_size, or else the share of a worker when none is missing."""
+    return job.config.train.micro_batch_size or -(-job.config.train.global_batch_size // job.scale.num_workers)
 
-    Yields:
-        (rows of a pass, its share of the samples, whether it is the last).
-    """
+
+def micro_batches(rows: Mapping[str, torch.Tensor], most: int) -> Iterator[tuple[Mapping[str, torch.Tensor], bool]]:
+    """Cut a rank's rows into passes of at most so many samples; yields each with whether it is the last."""
     samples = len(rows["label"])
-    most = most or samples
     for start in range(0, samples, most):
-        part = {name: column[start : start + most] for name, column in rows.items()}
-        yield part, len(part["label"]) / samples, start + most >= samples
+        yield {name: column[start : start + most] for name, column in rows.items()}, start + most >= samples
 
 
 def not_finite(step: int, job: Job) -> str:
@@ -406,11 +421,12 @@ def seed_torch(seed: int, step: int, rank: int, device: torch.device) -> None:
 def steps_of(job: Job, first_step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     """This rank's rows of each step that is left."""
     shard = ray.train.get_dataset_shard("train")
-    rank_rows = job.config.train.global_batch_size // job.scale.num_workers
+    rank = ray.train.get_context().get_world_rank()
+    rows_a_step = len(share_of_batch(job.config.train.global_batch_size, rank, world_size()))
     blocks = shard.iter_torch_batches(
         batch_size=1, prefetch_batches=PREFETCHED_BLOCKS, device="cpu", collate_fn=AsTensors(job.config)
     )
-    batches = (rows for block in blocks for rows in steps_of_block(block, rank_rows))
+    batches = (rows for block in blocks for rows in steps_of_block(block, rows_a_step))
     for _, rows in zip(range(first_step, job.steps), batches, strict=False):
         yield rows
 
@@ -453,7 +469,7 @@ def validation_error(model: nn.Module, job: Job, rank: int, device: torch.device
     model.eval()
     source, cells = opened_source(job.validation_source), job.validation_cells
     wrong, seen = torch.zeros(len(cells), dtype=torch.int64), torch.zeros(len(cells), dtype=torch.int64)
-    members = np.arange(rank, job.validation_split.size, job.scale.num_workers)
+    members = np.arange(rank, job.validation_split.size, world_size())
     for start in range(0, len(members), VALIDATION_BATCH):
         ids = job.validation_split.sample_ids(members[start : start + VALIDATION_BATCH])
         images, true_labels, valid = evaluation_images(source, ids, job.config.data)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from augmix_core import AugMixConfig
-from pipeline.augment import plan_stream, row_bytes, rows_of, slot_bytes, training_rows
+from pipeline.augment import plan_stream, row_bytes, rows_of, share_of_batch, slot_bytes, training_rows
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split
 from pipeline.source import open_source
 
 CONFIG = RunConfig(train=TrainConfig(global_batch_size=12), augmix=AugMixConfig(views=2))
-LAYOUTS = [(1, 1, 1), (1, 4, 8), (2, 1, 2), (2, 3, 3), (3, 2, 6)]
+LAYOUTS = [(1, 1, 1), (1, 4, 8), (2, 1, 2), (2, 3, 3), (3, 2, 6), (5, 2, 4)]
 
 
 def plan_of(num_workers, steps_a_block, steps_a_task, first=0, last=7):
@@ -31,17 +31,20 @@ def steps_by_rank(plan):
 def test_global_batch_s_is_the_same_positions_for_every_layout(layout, first):
     plan = plan_of(*layout, first=first)
     by_rank = steps_by_rank(plan)
-    rank_rows = 12 // plan.num_workers
+    shares = [len(share_of_batch(12, rank, plan.num_workers)) for rank in range(plan.num_workers)]
+    assert max(shares) - min(shares) <= 1
     for step in range(first, 7):
-        at = (step - first) * rank_rows
-        batch = np.concatenate([positions[at : at + rank_rows] for positions in by_rank])
+        taken = [each[(step - first) * rows :][:rows] for each, rows in zip(by_rank, shares, strict=True)]
+        batch = np.concatenate(taken)
         assert batch.tolist() == list(range(12 * step, 12 * (step + 1)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_blocks_have_the_same_length(layout):
+def test_every_rank_gets_as_many_blocks_of_one_length(layout):
     plan = plan_of(*layout)
-    assert len({len(block) for task in plan.tasks() for block in plan.blocks(task)}) == 1
+    blocks = [len(block) for task in plan.tasks() for block in plan.blocks(task)]
+    assert len(blocks) % plan.num_workers == 0
+    assert all(len(set(blocks[rank :: plan.num_workers])) == 1 for rank in range(plan.num_workers))
 
 
 def test_tasks_take_seconds_and_stay_few():
@@ -50,7 +53,7 @@ def test_tasks_take_seconds_and_stay_few():
     large = RunConfig(data=DataConfig(image_size=224), train=TrainConfig(global_batch_size=256))
     plan = plan_stream(large, first_step=0, last_step=450_000, num_workers=8)
     assert plan.steps_a_block > 1
-    assert plan.rank_rows * plan.steps_a_block * row_bytes(large) <= 96 << 20
+    assert plan.batch // 8 * plan.steps_a_block * row_bytes(large) <= 96 << 20
 
 
 def test_a_small_object_store_gets_small_blocks_and_tasks():

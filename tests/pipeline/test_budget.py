@@ -107,6 +107,27 @@ def test_a_batch_that_does_not_split_over_the_workers_is_refused(ray_local):
         resolve_scale(config)
 
 
+@pytest.mark.parametrize(
+    ("scale", "why"),
+    [
+        (ScaleConfig(num_workers=2, min_workers=3), r"min_workers is 3, above scale\.num_workers 2"),
+        (
+            ScaleConfig(num_workers=3, min_workers=1),
+            r"min_workers is 1, and training on CPUs .*--scale\.worker-resource",
+        ),
+        (ScaleConfig(num_workers=128, min_workers=1), r"128, above train\.global_batch_size 64"),
+    ],
+)
+def test_a_number_of_workers_that_cannot_change_is_refused(ray_local, scale, why):
+    with pytest.raises(ValueError, match=why):
+        resolve_scale(RunConfig(train=TrainConfig(global_batch_size=64), scale=scale))
+
+
+def test_an_elastic_training_may_start_with_what_there_is(ray_local):
+    scale = ScaleConfig(num_workers=5, min_workers=1, worker_resource="trainer")
+    assert resolve_scale(RunConfig(train=TrainConfig(global_batch_size=64), scale=scale)).num_workers == 5
+
+
 def test_without_gpus_two_workers_train(ray_local):
     assert resolve_scale(RunConfig()).num_workers == 2
 

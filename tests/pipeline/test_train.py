@@ -180,8 +180,8 @@ def by_hand(job: Job, steps: int) -> Iterator[tuple[float, torch.nn.Module]]:
         yield step_by_hand(network, optimizer, step, views, torch.from_numpy(labels)), network
 
 
-def test_two_workers_take_the_step_of_a_hand_written_loop_and_another_number_of_workers_goes_on(ray_local, tmp_path):
-    """One step by two workers to 1e-6; then one worker goes on to the end, where the loss has the same 4 digits."""
+def test_two_workers_take_the_step_of_a_hand_written_loop_and_other_numbers_of_workers_go_on(ray_local, tmp_path):
+    """A step by two workers to 1e-6, one by three with 10, 11 and 11 images; one worker ends with the same 4 digits."""
     data = dataclasses.replace(CONFIG.data, crop="none")
     config = dataclasses.replace(CONFIG, model=ModelConfig(name="convnet5_gn"), data=data)
     theirs = by_hand(job_in(tmp_path, config, put=lambda source: source), 18)
@@ -191,12 +191,17 @@ def test_two_workers_take_the_step_of_a_hand_written_loop_and_another_number_of_
     state, ours = network.state_dict(), weights(tmp_path / "ours")
     assert ours.keys() == state.keys()
     assert all(torch.allclose(ours[name], state[name], rtol=0, atol=1e-6) for name in state)
+    losses = [loss, next(theirs)[0]]
+    two_steps = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=2))
+    fit(job_in(tmp_path / "ours", two_steps, workers=3))
+    state, ours = network.state_dict(), weights(tmp_path / "ours")
+    assert all((ours[name].double() - state[name]).abs().mean() < 1e-5 for name in state)  # the mean, as above
     fit(job_in(tmp_path / "ours", config, workers=1))
     rows = [json.loads(line) for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()]
-    losses = [loss, *(loss for loss, _ in theirs)]
-    assert [row["step"] for row in rows] == [1, 6, 12, 18]
+    losses += [loss for loss, _ in theirs]
+    assert [row["step"] for row in rows] == [1, 2, 6, 12, 18]
     assert rows[0]["train/loss"] == pytest.approx(losses[0], abs=1e-6)
-    assert rows[3]["train/loss"] == pytest.approx(np.mean(losses[12:]), rel=1e-4)
+    assert rows[4]["train/loss"] == pytest.approx(np.mean(losses[12:]), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

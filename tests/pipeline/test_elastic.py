@@ -1,0 +1,74 @@
+"""A training goes on with fewer workers when a node is lost: real nodes of `ray.cluster_utils.Cluster`."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.config import ModelConfig, ScaleConfig
+from tests.pipeline.test_train import CONFIG, by_hand, job_in
+from tests.test_jobs import ROOT
+
+ELASTIC = dataclasses.replace(
+    CONFIG,
+    model=ModelConfig(name="convnet5_gn"),
+    data=dataclasses.replace(CONFIG.data, crop="none"),
+    scale=ScaleConfig(min_workers=1, worker_resource="trainer"),
+)
+NODES = """
+import json, os, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from pipeline import checkpoint
+from pipeline.train import fit
+from tests.pipeline.test_elastic import ELASTIC
+from tests.pipeline.test_train import job_in
+
+folder = Path(sys.argv[1])
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+trainers = [cluster.add_node(num_cpus=1, resources={"trainer": 1}) for _ in range(2)]
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+
+def lose_a_node():
+    while checkpoint.last_checkpoint(folder) is None:
+        time.sleep(0.02)
+    cluster.remove_node(trainers[1], allow_graceful=False)
+    print("lost after step", json.loads((folder / "progress.json").read_text())["step"], flush=True)
+
+threading.Thread(target=lose_a_node, daemon=True).start()
+fit(job_in(folder, ELASTIC))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_the_workers_that_are_left(tmp_path):
+    """Two nodes with one worker each, one of which is lost after an epoch of three."""
+    folder = tmp_path / "augmix"
+    process = subprocess.Popen(
+        [sys.executable, "-c", NODES, str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=400)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == 0, out
+    assert "lost after step" in out
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["workers"]) for row in rows] == [(1, 2), (2, 1), (3, 1)]
+    losses = [loss for loss, _ in by_hand(job_in(folder, ELASTIC, put=lambda source: source), 18)]
+    for row in rows:
+        expected = np.mean(losses[6 * row["epoch"] - 6 : 6 * row["epoch"]])
+        assert row["train/loss"] == pytest.approx(expected, rel=1e-4)
