@@ -74,9 +74,11 @@ def document_of(runs: list[dict], title: str, command: str, commit: str) -> list
         for run in runs
         if {"augmix", "standard"} <= run["methods"].keys()
     ]
-    ratios = ", ".join(f"{augmix / standard:.2f}" for augmix, standard in pairs)
-    differences = ", ".join(f"{augmix - standard:+.2f}" for augmix, standard in pairs)
-    lines += ["", f"uCE of AugMix + JSD over the standard network's, by seed: {ratios}; difference: {differences}.", ""]
+    if pairs:
+        ratios = ", ".join(f"{augmix / standard:.2f}" for augmix, standard in pairs)
+        differences = ", ".join(f"{augmix - standard:+.2f}" for augmix, standard in pairs)
+        lines += ["", f"uCE of AugMix + JSD over the standard network's, by seed: {ratios}; difference: {differences}."]
+    lines.append("")
     for run in runs:
         if run["search"]:
             lines.append(f"- seed {run['config']['seed']}: the search chose {run['search']['best']}")
