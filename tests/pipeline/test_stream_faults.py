@@ -80,7 +80,7 @@ def plan_of(workers: int, steps_a_block: int, steps_a_task: int, steps: int) -> 
     return StreamPlan(0, steps, workers, BATCH, steps_a_block, steps_a_task)
 
 
-@pytest.mark.parametrize("layout", [(1, 2, 4), (2, 1, 3), (4, 2, 2)])
+@pytest.mark.parametrize("layout", [(1, 2, 4), (2, 1, 3), (3, 2, 2), (4, 2, 2)])
 def test_global_batches_are_the_same_for_every_number_of_workers_and_layout(ray_local, source, layout):
     split = Split(total=6, start=0, size=5, seed=0)  # batches straddle epochs, and one image takes no part
     assert consumed(plan_of(*layout, steps=7), source, split) == expected(source, split, 7)
