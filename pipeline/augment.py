@@ -79,6 +79,11 @@ def share_of_batch(batch: int, rank: int, num_workers: int) -> range:
     return range(batch * rank // num_workers, batch * (rank + 1) // num_workers)
 
 
+def largest_share(batch: int, num_workers: int) -> int:
+    """How many places of a global batch a rank has at the most."""
+    return -(-batch // num_workers)
+
+
 def slot_bytes(config: RunConfig, *, cpus: float, store_bytes: float) -> float:
     """Bytes of a cluster's object store for what one task, of as many as there is room for, runs ahead of the others.
 
@@ -94,7 +99,7 @@ def plan_stream(
     three blocks or more a task.
     """
     batch = config.train.global_batch_size
-    rank_rows = -(-batch // num_workers)
+    rank_rows = largest_share(batch, num_workers)
     pixels = config.data.image_size**2
     task_bytes = min(TASK_BYTES, slot_bytes)
     block_bytes = np.clip(task_bytes / BLOCKS_A_TASK, *BLOCK_BYTES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.augment import PREFETCHED_BLOCKS, STORE_SHARE, plan_stream, row_bytes
+from pipeline.augment import PREFETCHED_BLOCKS, STORE_SHARE, largest_share, plan_stream, row_bytes
 from pipeline.blocks import PREPROCESS_LABEL, TRAIN_LABEL
 from pipeline.config import RunConfig, piece_size
 from pipeline.progress import say
@@ -78,7 +78,7 @@ def resolve_scale(config: RunConfig) -> Scale:
     if config.scale.use_labels and not config.scale.num_workers:
         raise ValueError("scale.num_workers is 0; with scale.use_labels say how many, as nodes may be yet to come")
     workers = config.scale.num_workers or (nodes.gpus if use_gpu else DEFAULT_CPU_WORKERS)
-    least = least_workers(config, workers)
+    least = config.scale.min_workers or workers
     if config.train.global_batch_size % workers and least == workers:
         raise ValueError(
             f"train.global_batch_size {config.train.global_batch_size} does not split over "
@@ -94,11 +94,6 @@ def resolve_scale(config: RunConfig) -> Scale:
     return Scale(
         workers, use_gpu, config.scale.evaluation_actors or (workers if use_gpu else cpu_actors(config, nodes))
     )
-
-
-def least_workers(config: RunConfig, workers: int) -> int:
-    """With how many workers a training of so many still goes on."""
-    return config.scale.min_workers or workers
 
 
 def check_elastic(config: RunConfig, workers: int, use_gpu: bool) -> None:
@@ -228,7 +223,7 @@ def bytes_in_flight(config: RunConfig, workers: int) -> int:
     """
     plan = plan_stream(config, first_step=0, last_step=1, num_workers=workers, slot_bytes=0)
     blocks = workers * (1 + PREFETCHED_BLOCKS) + workers + BLOCKS_OF_A_TASK
-    return blocks * -(-plan.batch // workers) * plan.steps_a_block * row_bytes(config)
+    return blocks * largest_share(plan.batch, workers) * plan.steps_a_block * row_bytes(config)
 
 
 def check_store(config: RunConfig, workers: int, trials: int, store_bytes: float) -> None:

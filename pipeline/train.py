@@ -31,6 +31,7 @@ from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import (
     PREFETCHED_BLOCKS,
+    largest_share,
     plan_stream,
     share_of_batch,
     slot_bytes,
@@ -388,7 +389,8 @@ def parallel_of(model: nn.Module, config: RunConfig) -> nn.Module:
 
 def most_at_once(job: Job) -> int:
     """Samples of one pass: train.micro_batch_size, or else the share of a worker when none is missing."""
-    return job.config.train.micro_batch_size or -(-job.config.train.global_batch_size // job.scale.num_workers)
+    train = job.config.train
+    return train.micro_batch_size or largest_share(train.global_batch_size, job.scale.num_workers)
 
 
 def micro_batches(rows: Mapping[str, torch.Tensor], most: int) -> Iterator[tuple[Mapping[str, torch.Tensor], bool]]:

@@ -50,6 +50,16 @@ def started(job, *arguments, storage):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def output_of(script, *arguments, timeout):
+    """What a Python script says, in a process of its own and with a good end."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 def finished(process, timeout=600):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err

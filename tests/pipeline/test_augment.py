@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from augmix_core import AugMixConfig
-from pipeline.augment import plan_stream, row_bytes, rows_of, share_of_batch, slot_bytes, training_rows
+from pipeline.augment import largest_share, plan_stream, row_bytes, rows_of, share_of_batch, slot_bytes, training_rows
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split
 from pipeline.source import open_source
@@ -44,6 +44,7 @@ def test_every_rank_gets_as_many_blocks_of_one_length(layout):
     plan = plan_of(*layout)
     blocks = [len(block) for task in plan.tasks() for block in plan.blocks(task)]
     assert len(blocks) % plan.num_workers == 0
+    assert max(blocks) - min(blocks) == (plan.steps_a_block if 12 % plan.num_workers else 0)  # a row more in each step
     assert all(len(set(blocks[rank :: plan.num_workers])) == 1 for rank in range(plan.num_workers))
 
 
@@ -53,7 +54,7 @@ def test_tasks_take_seconds_and_stay_few():
     large = RunConfig(data=DataConfig(image_size=224), train=TrainConfig(global_batch_size=256))
     plan = plan_stream(large, first_step=0, last_step=450_000, num_workers=8)
     assert plan.steps_a_block > 1
-    assert plan.batch // 8 * plan.steps_a_block * row_bytes(large) <= 96 << 20
+    assert largest_share(plan.batch, 8) * plan.steps_a_block * row_bytes(large) <= 96 << 20
 
 
 def test_a_small_object_store_gets_small_blocks_and_tasks():

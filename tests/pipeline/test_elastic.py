@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from pipeline.config import ModelConfig, ScaleConfig
 from tests.pipeline.test_train import CONFIG, by_hand, job_in
-from tests.test_jobs import ROOT
+from tests.test_jobs import output_of
 
 ELASTIC = dataclasses.replace(
     CONFIG,
@@ -53,18 +50,7 @@ cluster.shutdown()
 def test_a_training_goes_on_with_the_workers_that_are_left(tmp_path):
     """Two nodes with one worker each, one of which is lost after an epoch of three."""
     folder = tmp_path / "augmix"
-    process = subprocess.Popen(
-        [sys.executable, "-c", NODES, str(folder)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        out, _ = process.communicate(timeout=400)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == 0, out
+    out = output_of(NODES, str(folder), timeout=400)
     assert "lost after step" in out
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["workers"]) for row in rows] == [(1, 2), (2, 1), (3, 1)]

@@ -4,9 +4,6 @@ import dataclasses
 import json
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -17,7 +14,7 @@ from pipeline.shards import DONE, MANIFEST
 from tests.pipeline.fixtures import imagenet_tree
 from tests.pipeline.test_generate import contents
 from tests.pipeline.test_shards import written_here
-from tests.test_jobs import ROOT
+from tests.test_jobs import output_of
 
 DIGITS = PreprocessConfig(data=DataConfig(), splits=("test",), rows_a_shard=100)
 TREE = DataConfig(name="imagenet", image_size=56, crop="random_resized", flip=True)
@@ -270,17 +267,6 @@ cluster.shutdown()
 @pytest.mark.slow
 def test_a_node_that_is_lost_leaves_no_trace(tmp_path):
     written_here("images", into(tmp_path / "whole", splits=("train",), rows_a_shard=4))
-    process = subprocess.Popen(
-        [sys.executable, "-c", NODES, str(tmp_path / "nodes")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        out, _ = process.communicate(timeout=300)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == 0, out
+    out = output_of(NODES, str(tmp_path / "nodes"), timeout=300)
     assert "removed at" in out
     assert contents(tmp_path / "nodes") == contents(tmp_path / "whole")
