@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pipeline.augment import PREFETCHED_BLOCKS, STORE_SHARE, largest_share, plan
 from pipeline.blocks import PREPROCESS_LABEL, TRAIN_LABEL
 from pipeline.config import RunConfig, piece_size
 from pipeline.progress import say
+from pipeline.storage import StoredPath, reason, storage_path
 
 DEFAULT_CPU_WORKERS = 2
 TRIAL_CPUS = 0.05
@@ -267,12 +267,12 @@ def check_storage(storage: str, remedy: str = "set --storage or $AUGMIX_STORAGE"
     Raises:
         ValueError: It cannot be written, or a node does not share it.
     """
-    marker = Path(storage) / f".seen-by-all-{uuid.uuid4().hex}"
+    marker = storage_path(storage) / f".seen-by-all-{uuid.uuid4().hex}"
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     except OSError as error:
-        raise ValueError(f"storage {storage!r} cannot be written ({error.strerror}); {remedy}") from error
+        raise ValueError(f"storage {storage!r} cannot be written ({reason(error)}); {remedy}") from error
     try:
         others = [
             node for node in ray.nodes() if node["Alive"] and node["NodeID"] != ray.get_runtime_context().get_node_id()
@@ -280,7 +280,7 @@ def check_storage(storage: str, remedy: str = "set --storage or $AUGMIX_STORAGE"
         seen = ray.get(
             [
                 sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    str(marker)
+                    marker
                 )
                 for node in others
             ]
@@ -291,11 +291,14 @@ def check_storage(storage: str, remedy: str = "set --storage or $AUGMIX_STORAGE"
     if blind:
         raise ValueError(
             f"storage {storage!r} is not shared: node {blind[0]} does not see what this one writes; "
-            f"{remedy}, to a folder that all nodes mount"
+            f"{remedy}, to a folder that all nodes mount, or to an object store that all may read"
         )
 
 
 @ray.remote(num_cpus=0)
-def sees(path: str) -> bool:
+def sees(path: StoredPath) -> bool:
     """Whether a node sees a path."""
-    return os.path.exists(path)
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -18,8 +18,6 @@ manifest. Nothing that a file could hold is executed all the same, and only dens
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,11 +33,20 @@ from augmix_core import STREAM_VERSION
 from augmix_core.models import build_model
 from pipeline.config import DataConfig
 from pipeline.progress import say
+from pipeline.storage import (
+    StoredPath,
+    flush_to_disk,
+    for_ray,
+    matching,
+    reason,
+    remove_folder,
+    write_durably,
+)
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
 TRAINING_STATE, META, MANIFEST = "training_state.pt", "meta.json", "manifest.json"
-BEST, SCRATCH = "best_", ".scratch_"
+BEST = "best_"
 SHOWN_MISFITS = 3
 
 
@@ -74,7 +81,7 @@ def name_of(step: int) -> str:
     return f"step_{step:09d}"
 
 
-def free_name(method_folder: Path, step: int) -> str:
+def free_name(method_folder: StoredPath, step: int) -> str:
     """`name_of`, or the same with a number where a damaged checkpoint still has that name on Ray's list."""
     name = name_of(step)
     return next(n for n in (name, *(f"{name}_{i}" for i in range(2, 1000))) if not (method_folder / n).exists())
@@ -123,22 +130,16 @@ def manifest_of(contents: Mapping[str, bytes]) -> str:
     return json.dumps(sizes_and_digests, indent=1)
 
 
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cannot_write(folder: Path, error: OSError) -> OSError:
+def cannot_write(folder: StoredPath, error: OSError) -> OSError:
     """The one line of a full, read-only or vanished storage."""
     return OSError(
-        f"checkpoint {str(folder)!r} cannot be written: {error.strerror or error}; the one before is unchanged: "
+        f"checkpoint {str(folder)!r} cannot be written: {reason(error)}; the one before is unchanged: "
         "make room or mount the folder again, and give the same command"
     )
 
 
-def store(saved: Path, target: Path) -> Path:
-    """Copy a checkpoint into a new folder, its manifest last, and return the folder once all is on the disk.
+def store(saved: Path, target: StoredPath) -> ray.train.Checkpoint:
+    """Copy a checkpoint into a new folder, its manifest last, and return it once all is on the disk.
 
     Raises:
         OSError: The folder cannot be written, named.
@@ -147,21 +148,21 @@ def store(saved: Path, target: Path) -> Path:
         copy(saved, target)
     except OSError as error:
         raise cannot_write(target, error) from error
-    return target
+    return ray.train.Checkpoint(*for_ray(target))
 
 
-def copy(saved: Path, target: Path) -> None:
+def copy(saved: Path, target: StoredPath) -> None:
     """Copy a checkpoint's files into a new folder and wait until they are on the disk."""
     target.mkdir()  # no parents: a storage that is not mounted any more must not come back as an empty folder
     for path in sorted(saved.iterdir(), key=lambda path: path.name == MANIFEST):
-        flush_to_disk(Path(shutil.copyfile(path, target / path.name)))
+        write_durably(target / path.name, path.read_bytes())
     flush_to_disk(target)
 
 
-def keep_best(saved: Path, method_folder: Path) -> None:
+def keep_best(saved: Path, method_folder: StoredPath) -> None:
     """Copy a checkpoint to `best_step_<step>/` if its validation error is below that of the best one so far.
 
-    The copy is complete before it gets its name, and the old best goes after that, so one of them is always there.
+    The old best goes after the copy is complete, so one of them is always there.
 
     Raises:
         OSError: The folder cannot be written, named.
@@ -174,36 +175,24 @@ def keep_best(saved: Path, method_folder: Path) -> None:
         known = read_meta(best).validation_error
         if known is not None and known <= meta.validation_error:
             return
-    target, scratch = method_folder / f"{BEST}{name_of(meta.step)}", method_folder / f"{SCRATCH}{name_of(meta.step)}"
+    target = method_folder / f"{BEST}{name_of(meta.step)}"
     try:
-        for leftover in method_folder.glob(f"{SCRATCH}*"):
-            shutil.rmtree(leftover)
-        copy(saved, scratch)
-        if target.exists():  # damaged, or `best_checkpoint` had found it
-            shutil.rmtree(target)
-        scratch.rename(target)
+        remove_folder(target)  # damaged, or what a kill has left of it
+        copy(saved, target)
         flush_to_disk(method_folder)
-        for old in set(method_folder.glob(f"{BEST}*")) - {target}:
-            shutil.rmtree(old)
+        for old in matching(method_folder, f"{BEST}*"):
+            if old != target:
+                remove_folder(old)
     except OSError as error:
         raise cannot_write(target, error) from error
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def best_checkpoint(method_folder: Path) -> Path | None:
+def best_checkpoint(method_folder: StoredPath) -> StoredPath | None:
     """Return the undamaged checkpoint with the lowest validation error of a training, or None.
 
     In the final training the validation images are the test images, so nothing is scored with it by itself.
     """
-    for folder in sorted(method_folder.glob(f"{BEST}*"), reverse=True):
+    for folder in reversed(matching(method_folder, f"{BEST}*")):
         try:
             check(folder)
         except DamagedCheckpointError as error:
@@ -213,7 +202,7 @@ def best_checkpoint(method_folder: Path) -> Path | None:
     return None
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def read_manifest(folder: StoredPath) -> dict[str, dict[str, Any]]:
     """Return {file: {"size": bytes, "sha256": hex}} of a checkpoint that has exactly these files.
 
     Raises:
@@ -232,7 +221,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return sound
 
 
-def read_checked(folder: Path, *names: str) -> dict[str, bytes]:
+def read_checked(folder: StoredPath, *names: str) -> dict[str, bytes]:
     """Return the content of files, all of them when none is named, that are as they were written.
 
     What is checked is what is returned.
@@ -241,17 +230,10 @@ def read_checked(folder: Path, *names: str) -> dict[str, bytes]:
         DamagedCheckpointError: One is not.
     """
     listed = read_manifest(folder)
-    contents = {}
-    for name in names or listed:
-        try:
-            content = contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise damaged(folder, f"{name}: {error.strerror}") from error
-        compare(folder, name, listed, len(content), hashlib.sha256(content).hexdigest())
-    return contents
+    return {name: read_as_written(folder, name, listed) for name in names or listed}
 
 
-def check(folder: Path) -> None:
+def check(folder: StoredPath) -> None:
     """Compare every file with the manifest, looking into none.
 
     Raises:
@@ -259,30 +241,32 @@ def check(folder: Path) -> None:
     """
     listed = read_manifest(folder)
     for name in listed:
-        try:
-            size, found = (folder / name).stat().st_size, sha256_of_file(folder / name)
-        except OSError as error:
-            raise damaged(folder, f"{name}: {error.strerror}") from error
-        compare(folder, name, listed, size, found)
+        read_as_written(folder, name, listed)
 
 
-def compare(folder: Path, name: str, listed: Mapping[str, Mapping[str, Any]], size: int, sha256: str) -> None:
-    """Refuse a file of another size or digest than the manifest lists."""
+def read_as_written(folder: StoredPath, name: str, listed: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The content of a file that has the size and digest that the manifest lists."""
     written = listed.get(name)
     if written is None:
         raise damaged(folder, f"{name} is missing")
-    if size != written["size"]:
-        raise damaged(folder, f"{name} has {size} bytes, {written['size']} were written")
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise damaged(folder, f"{name}: {reason(error)}") from error
+    if len(content) != written["size"]:
+        raise damaged(folder, f"{name} has {len(content)} bytes, {written['size']} were written")
+    sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != written["sha256"]:
         raise damaged(folder, f"{name} has SHA-256 {sha256[:12]}..., {written['sha256'][:12]}... was written")
+    return content
 
 
-def damaged(folder: Path, why: str) -> DamagedCheckpointError:
+def damaged(folder: StoredPath, why: str) -> DamagedCheckpointError:
     """The error, in one line."""
     return DamagedCheckpointError(f"checkpoint {str(folder)!r} is damaged: {why}")
 
 
-def read_meta(folder: Path) -> Meta:
+def read_meta(folder: StoredPath) -> Meta:
     """Return what a checkpoint says of itself.
 
     Raises:
@@ -292,7 +276,7 @@ def read_meta(folder: Path) -> Meta:
     return meta_of(folder, read_checked(folder, META))
 
 
-def meta_of(folder: Path, contents: Mapping[str, bytes]) -> Meta:
+def meta_of(folder: StoredPath, contents: Mapping[str, bytes]) -> Meta:
     """Meta from the checked files of a checkpoint."""
     if META not in contents:
         raise damaged(folder, f"it has no {META}")
@@ -309,7 +293,7 @@ def meta_of(folder: Path, contents: Mapping[str, bytes]) -> Meta:
 
 
 def load_training(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
+    folder: StoredPath, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
 ) -> Meta:
     """Restore model, optimizer and moving average in place; all stay as they are where something does not fit.
 
@@ -336,7 +320,7 @@ def load_training(
     return meta
 
 
-def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfig]:
+def load_model(folder: StoredPath, device: torch.device) -> tuple[nn.Module, DataConfig]:
     """Return a trained network in eval mode, and the data configuration it was trained with.
 
     Where the training kept a moving average of the weights, the network has that.
@@ -354,7 +338,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, DataConfi
 
 
 def model_state(
-    folder: Path, contents: Mapping[str, bytes], model: nn.Module, name: str = MODEL
+    folder: StoredPath, contents: Mapping[str, bytes], model: nn.Module, name: str = MODEL
 ) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, which fit the model name by name."""
     if name not in contents:
@@ -421,7 +405,7 @@ def misfits_of_optimizer(optimizer: torch.optim.Optimizer, given: Any) -> list[s
     return wrong
 
 
-def refuse_misfits(folder: Path, name: str, wrong: list[str]) -> None:
+def refuse_misfits(folder: StoredPath, name: str, wrong: list[str]) -> None:
     """Raise the one-line error of a file that fits another model."""
     if wrong:
         raise ValueError(f"checkpoint {str(folder)!r} does not fit: {name}: {first_of(wrong)}")
@@ -444,7 +428,7 @@ def trained_on(meta: Meta) -> DataConfig:
     return DataConfig(**data)
 
 
-def last_checkpoint(method_folder: Path) -> Path | None:
+def last_checkpoint(method_folder: StoredPath) -> StoredPath | None:
     """Return the newest undamaged checkpoint that Ray Train has committed below a folder, or None if it has none.
 
     A damaged one is passed over for the one before, which is said.
@@ -468,20 +452,20 @@ def last_checkpoint(method_folder: Path) -> Path | None:
     return None
 
 
-def committed_checkpoints(method_folder: Path) -> list[Path]:
+def committed_checkpoints(method_folder: StoredPath) -> list[StoredPath]:
     """The checkpoints on Ray Train's list, oldest first."""
     if not (method_folder / SNAPSHOT).exists():
         return []
-    kept = ray.train.Result.from_path(str(method_folder)).best_checkpoints or []
-    return [Path(checkpoint.path) for checkpoint, _ in kept]
+    kept = ray.train.Result.from_path(*for_ray(method_folder)).best_checkpoints or []
+    return [method_folder / Path(checkpoint.path).name for checkpoint, _ in kept]
 
 
-def remove_uncommitted(method_folder: Path) -> None:
+def remove_uncommitted(method_folder: StoredPath) -> None:
     """Remove what a killed copy has left: folders of checkpoints that never came onto Ray's list."""
     committed = {path.name for path in committed_checkpoints(method_folder)}
-    for path in method_folder.glob("step_*"):
+    for path in matching(method_folder, "step_*"):
         if path.name not in committed:
-            shutil.rmtree(path)
+            remove_folder(path)
 
 
 SAID: set[str] = set()

@@ -7,11 +7,11 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -21,13 +21,13 @@ import tyro
 from augmix_core import backends
 from augmix_core.errors import MissingExtraError, did_you_mean, missing_extra
 from pipeline.config import (
-    INDEX_FOLDER,
     DataConfig,
     GenerateConfig,
     PreprocessConfig,
     RunConfig,
     ScoreConfig,
     default_storage,
+    index_folder,
     method_config,
     result_fields,
     run_name,
@@ -36,6 +36,7 @@ from pipeline.config import (
 from pipeline.decode import TooManyBadSamplesError, reason_unreadable
 from pipeline.progress import StoppedError, chatter_into, say
 from pipeline.source import Found, Source, find_source, of_same_classes, open_source, summary
+from pipeline.storage import StoredPath, StorePath, in_one_line, reason, remove_folder, storage_path, write_atomically
 
 RunStage = Literal["run", "train", "search", "evaluate", "report"]
 ScoreStage = Literal["run", "report"]
@@ -91,6 +92,9 @@ def errors_in_words() -> Iterator[None]:
     except BrokenPipeError:  # as in `--help | head`: nobody reads on, not even what Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a store that does not answer before the run has begun
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse(
@@ -141,11 +145,11 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
     from pipeline.networks import starting_network
     from pipeline.stages import Run, final_split, first_line
 
-    folder = Path(config.storage) / run_name(config, recipe)
+    folder = storage_path(config.storage) / run_name(config, recipe)
     with working_in(folder):
         say(first_line(folder, config))
         with connected():
-            train_source, test_source = opened(found, Path(config.storage) / INDEX_FOLDER)
+            train_source, test_source = opened(found, index_folder(config.storage))
             check_readable(train_source, config.data)
             split, held_out = final_split(config, train_source)
             if config.data.views:
@@ -165,10 +169,10 @@ def run(stage: str, recipe: str, config: RunConfig) -> None:
             getattr(whole, stage)()
 
 
-def opened(found: Mapping[str, Found], index_folder: Path) -> tuple[Source, Source]:
+def opened(found: Mapping[str, Found], indexes: Path | None) -> tuple[Source, Source]:
     """The training and the test images, which must be of the same classes; says what they are."""
-    train = found["train"].open(index_folder)
-    test = of_same_classes(train, found["test"].open(index_folder))
+    train = found["train"].open(indexes)
+    test = of_same_classes(train, found["test"].open(indexes))
     for split, source in (("train", train), ("test", test)):
         say(summary(split, found[split], source))
     return train, test
@@ -180,7 +184,7 @@ def run_score(stage: str, recipe: str, config: ScoreConfig) -> None:
     check_kernels()
     from pipeline.score import Score
 
-    folder = Path(config.storage) / score_name(config, recipe)
+    folder = storage_path(config.storage) / score_name(config, recipe)
     whole = Score(folder, config)
     if stage == "report" and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} does not exist; nothing has been scored under this name")
@@ -216,7 +220,7 @@ def run_preprocess(stage: str, config: PreprocessConfig) -> None:
         raise ValueError("output is ''; give the folder of the shards: --output /absolute/folder")
     from pipeline import preprocess
 
-    logs = Path(default_storage()) / "preprocess"
+    logs = storage_path(default_storage()) / "preprocess"
     if stage == "verify":
         with working_in(logs), connected(dashboard=False):
             preprocess.verify(config)
@@ -231,27 +235,31 @@ def run_preprocess(stage: str, config: PreprocessConfig) -> None:
 
 
 @contextmanager
-def working_in(folder: Path) -> Iterator[None]:
+def working_in(folder: StoredPath) -> Iterator[None]:
     """Make the run's folder; what others print goes into its log, and so does the traceback of a failure.
 
     Wrong input that is found before anything was written leaves no folder behind.
     """
-    is_new = not folder.exists()
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"storage {str(folder.parent)!r} cannot be written ({error.strerror}); set --storage or $AUGMIX_STORAGE"
+            f"storage {str(folder.parent)!r} cannot be written ({reason(error)}); set --storage or $AUGMIX_STORAGE"
         ) from error
     try:
-        with chatter_into(folder / RAY_LOG):
-            yield
+        with log_of(folder) as log:
+            try:
+                with chatter_into(log):
+                    yield
+            except Exception as error:
+                with log.open("a") as lines:
+                    traceback.print_exception(error, file=lines)
+                raise
     except Exception as error:
-        with (folder / RAY_LOG).open("a") as log:
-            traceback.print_exception(error, file=log)
         if isinstance(error, (ValueError, MissingExtraError)):
-            if is_new and os.listdir(folder) == [RAY_LOG]:
-                shutil.rmtree(folder)
+            if is_new and {path.name for path in folder.iterdir()} <= {RAY_LOG}:
+                remove_folder(folder)
             raise
         if isinstance(error, StoppedError):
             print(f"stopped {error}; the same command goes on from there", file=sys.stderr)
@@ -262,6 +270,23 @@ def working_in(folder: Path) -> Iterator[None]:
         told = f"failed: {root_cause(error)}; details in {folder / RAY_LOG}; the same command goes on from here"
         print(told, file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def log_of(folder: StoredPath) -> Iterator[Path]:
+    """Where a run's log is written: in its folder, or, where that is in an object store, here until the block ends."""
+    kept = folder / RAY_LOG
+    if not isinstance(kept, StorePath):
+        yield kept
+        return
+    with tempfile.TemporaryDirectory() as here:
+        log = Path(here) / RAY_LOG
+        log.write_bytes(kept.read_bytes() if kept.exists() else b"")
+        try:
+            yield log
+        finally:
+            with suppress(OSError):  # a store that has gone is what the run has ended with
+                kept.write_bytes(log.read_bytes())
 
 
 def check_kernels() -> None:
@@ -290,7 +315,7 @@ def check_readable(source: Source, config: DataConfig) -> None:
         raise ValueError(f"none of the first {len(reasons)} images can be used; {source.describe(0)}: {reasons[0]}")
 
 
-def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
+def check_same_run(folder: StoredPath, identity: dict[str, Any]) -> None:
     """Refuse a folder that holds a run of another configuration or of other images, and say what differs.
 
     Raises:
@@ -316,10 +341,8 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def save_config(folder: Path, config: RunConfig | ScoreConfig, identity: Mapping[str, Any] | None = None) -> None:
+def save_config(folder: StoredPath, config: RunConfig | ScoreConfig, identity: Mapping[str, Any] | None = None) -> None:
     """Write config.json, as it is now, and what a run must keep to be the same run."""
-    from pipeline.journal import write_atomically  # loads torch, so not at the top
-
     write_atomically(folder / CONFIG, json.dumps(dataclasses.asdict(config), indent=1))
     if identity:
         write_atomically(folder / IDENTITY, json.dumps(identity, indent=1))

@@ -519,11 +519,18 @@ def piece_size(scale: ScaleConfig, data: DataConfig) -> int:
 
 INDEX_FOLDER = "index"
 """Below storage, beside the runs: the indexes of data sets."""
+STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+"""Protocols of the object stores that runs may be stored in."""
 
 
 def default_storage() -> str:
     """Outside any working directory, which a submitted job loses when it ends."""
     return os.environ.get("AUGMIX_STORAGE") or str(Path.home() / "augmix_runs")
+
+
+def index_folder(storage: str) -> Path | None:
+    """Where indexes are kept; None, so that the driver makes them anew, where workers could not map them."""
+    return None if "://" in storage else Path(storage) / INDEX_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -533,7 +540,8 @@ class RunConfig:
     name: str = ""
     """Folder of the run below storage; when empty: recipe, model and a hash of what decides the result."""
     storage: str = field(default_factory=default_storage)
-    """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
+    """Absolute folder that holds all runs, on all nodes, or its URI in an object store, such as s3://bucket/runs;
+    $AUGMIX_STORAGE overrides the default."""
     seed: int = 0
     """Decides every random number of the run: order, crops, plans, weights, search, corruptions."""
     methods: tuple[MethodName, ...] = ("standard", "augmix")
@@ -557,17 +565,13 @@ class RunConfig:
             self.methods,
             "name each method once",
         )
+        protocol, _, bucket = self.storage.partition("://")
         require(
-            "://" not in self.storage,
+            os.path.isabs(self.storage) or (protocol in STORES and bool(bucket)),
             "storage",
             self.storage,
-            "give a mounted folder; object stores are not supported yet",
-        )
-        require(
-            os.path.isabs(self.storage),
-            "storage",
-            self.storage,
-            "give an absolute path: a submitted job runs in another folder",
+            "give an absolute path, as a submitted job runs in another folder, or a URI such as s3://bucket/runs "
+            f"({', '.join(STORES)})",
         )
         allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
         require(
@@ -599,15 +603,16 @@ class ScoreConfig:
     """Scoring a network without training it."""
 
     model: str = ""
-    """A checkpoint folder of ours (or a run's train/<method>), a torchvision model such as resnet50, timm:<name>,
-    a network of ours such as wrn40_2 with --weights, or module:function that returns an nn.Module."""
+    """A checkpoint folder of ours or a run's train/<method>, also by URI; a torchvision model such as resnet50,
+    timm:<name>, a network of ours such as wrn40_2 with --weights, or module:function that returns an nn.Module."""
     weights: str = "DEFAULT"
     """Of a torchvision model: DEFAULT, or a name such as IMAGENET1K_V1; or the absolute path of a file with a state
     dict, .safetensors or .pt."""
     name: str = ""
     """Folder of the scores below storage; when empty: recipe, model and a hash of the two and of data.*."""
     storage: str = field(default_factory=default_storage)
-    """Absolute folder that holds all runs, on all nodes; $AUGMIX_STORAGE overrides the default."""
+    """Absolute folder that holds all runs, on all nodes, or its URI in an object store, such as s3://bucket/runs;
+    $AUGMIX_STORAGE overrides the default."""
     seed: int = 0
     """Decides the random numbers of generated corruptions, and of the bootstrap."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -795,5 +800,5 @@ def score_name(config: ScoreConfig, recipe: str) -> str:
     """Return `--name`, or a name that the same network and data give again, whatever it is scored on."""
     data = dataclasses.asdict(dataclasses.replace(config.data, reindex=False))
     known = json.dumps([config.model, config.weights, config.seed, data], sort_keys=True)
-    model = "".join(c if c.isalnum() else "-" for c in Path(config.model).name)
+    model = "".join(c if c.isalnum() else "-" for c in Path(config.model.partition("?")[0]).name)
     return config.name or f"score-{recipe}-{model}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"

@@ -29,13 +29,13 @@ from pipeline.cells import Cell, Plan, rows_of_a_piece
 from pipeline.config import RunConfig, piece_size
 from pipeline.corrupt import CleanImages, Missing, Portion, make_piece, portions_of, read_clean
 from pipeline.decode import TooManyBadSamplesError
-from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger, as_parquet
 from pipeline.networks import Network
 from pipeline.predict import keep_freed_memory, predict
 from pipeline.progress import counted
 from pipeline.quarantine import add, described, too_many
 from pipeline.source import digest_of
+from pipeline.storage import StoredPath, write_atomically
 
 TEMPERATURES = "temperatures.json"
 PIECES_AHEAD = 2
@@ -135,7 +135,9 @@ def as_column(values: NDArray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
-def evaluate(config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str, Network], folder: Path) -> Ledger:
+def evaluate(
+    config: RunConfig, scale: Scale, plan: Plan, networks: Mapping[str, Network], folder: StoredPath
+) -> Ledger:
     """Answer what is not answered yet, and return the ledger.
 
     Args:

@@ -40,10 +40,10 @@ from pipeline.config import GenerateConfig, piece_size
 from pipeline.corrupt import piece_rows, portions_of
 from pipeline.decode import reason_unreadable
 from pipeline.evaluate import digest_of_textures
-from pipeline.journal import write_atomically
 from pipeline.ledger import as_parquet
 from pipeline.progress import counted, say
 from pipeline.source import FolderSource, Source
+from pipeline.storage import write_atomically
 
 ABOUT, README, DONE = "generated.json", "README.md", ".done"
 NOT_OF_THE_PIXELS = ("piece", "complete", "unreadable")

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import ray.train
 
 from pipeline.progress import StoppedError, say
 from pipeline.ranks import from_rank_0
+from pipeline.storage import StoredPath
 
 STOP = "stop"
 SECONDS_BETWEEN_ASKING = 2.0
@@ -24,7 +24,7 @@ MOST_STEPS_BETWEEN_ASKING = 50
 Result = TypeVar("Result")
 
 
-def stoppable(act: Callable[[], Result], folder: Path) -> Result:
+def stoppable(act: Callable[[], Result], folder: StoredPath) -> Result:
     """Run `act`, a training in `folder`; the first SIGINT or SIGTERM asks it to stop, the second acts as ever.
 
     It runs in a thread of its own, because in the main one Ray Train would take over Ctrl-C and drop what has been
@@ -86,7 +86,7 @@ class Watch:
         step: where the training goes on from.
     """
 
-    def __init__(self, folder: Path, *, every_steps: int, every_minutes: float, step: int) -> None:
+    def __init__(self, folder: StoredPath, *, every_steps: int, every_minutes: float, step: int) -> None:
         self.folder, self.every_steps, self.every_minutes = folder, every_steps, every_minutes
         self.asked_at, self.saved_at = time.monotonic(), time.monotonic()
         self.asked_step, self.next_step = step, step + 1
@@ -107,13 +107,20 @@ class Watch:
         seconds_a_step = (now - self.asked_at) / max(1, step - self.asked_step)
         wait = min(MOST_STEPS_BETWEEN_ASKING, max(1, int(SECONDS_BETWEEN_ASKING / seconds_a_step)))
         leaving = ray.train.get_preemption_info() is not None
-        stop = (self.folder / STOP).exists()
+        stop = self.stop_is_asked_for()
         late = bool(self.every_minutes) and now - self.saved_at >= 60 * self.every_minutes
         save = stop or late or self.saves_at(step) or (leaving and not self.evading)
         save, stop, wait = from_rank_0([save, stop, wait])
         self.asked_at, self.asked_step, self.next_step = now, step, step + wait
         self.evading = leaving
         return Asked(save, stop)
+
+    def stop_is_asked_for(self) -> bool:
+        """Whether the driver has; a store that does not answer now is asked again."""
+        try:
+            return (self.folder / STOP).exists()
+        except OSError:
+            return False
 
     def saved(self) -> None:
         """A checkpoint has been written."""

@@ -1,20 +1,23 @@
 """What a training leaves for people, written by its rank 0 into the training's folder.
 
 metrics.jsonl    one line an epoch: losses, errors, throughput, data wait, object store
-progress.json    the newest step and how fast it went, at most once a second
+progress.json    the newest step and how fast it went, at most once a second, in an object store every ten seconds
 object_store.json    what the driver has measured meanwhile
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.storage import StoredPath, StorePath, append_line, write_atomically
+
 SECONDS_BETWEEN_PROGRESS = 1.0
+SECONDS_BETWEEN_PROGRESS_IN_A_STORE = 10.0
+"""A request holds the training up for tens of milliseconds."""
 STORE = "object_store.json"
 
 
@@ -31,7 +34,7 @@ class Journal:
 
     def __init__(
         self,
-        folder: Path,
+        folder: StoredPath,
         rank: int,
         *,
         step: int,
@@ -46,17 +49,12 @@ class Journal:
         self.ends: list[float] = []
         """When each ended."""
         self.written = 0.0
+        in_store = isinstance(folder, StorePath)
+        self.pause = SECONDS_BETWEEN_PROGRESS_IN_A_STORE if in_store else SECONDS_BETWEEN_PROGRESS
         self.epoch_start = time.perf_counter()
         if rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.forget_after(step)
-
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a crash has undone."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_atomically(path, "".join(line + "\n" for line in kept))
+            forget_after(folder, step)
 
     def timed(self, batches: Iterator[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:
         """Pass batches on and count how long the loop waited for them."""
@@ -75,7 +73,7 @@ class Journal:
             return
         self.publish(step, self.global_batch_size, self.waits[-1], quarantined)
         now = time.monotonic()
-        if now - self.written >= SECONDS_BETWEEN_PROGRESS:
+        if now - self.written >= self.pause:
             self.written = now
             told = {"step": step, "steps": self.steps, "quarantined": quarantined}
             write_atomically(self.folder / "progress.json", json.dumps(told | self.last_step()))
@@ -96,8 +94,7 @@ class Journal:
         }
         if self.rank == 0:
             metrics |= self.object_store()
-            with (self.folder / "metrics.jsonl").open("a") as lines:
-                lines.write(json.dumps(metrics) + "\n")
+            append_line(self.folder / "metrics.jsonl", json.dumps(metrics))
         self.waits, self.ends, self.epoch_start = [], [], time.perf_counter()
 
     def object_store(self) -> dict[str, int]:
@@ -108,16 +105,14 @@ class Journal:
             return {}
 
 
+def forget_after(folder: StoredPath, step: int) -> None:
+    """Drop the lines of steps that a crash has undone."""
+    path = folder / "metrics.jsonl"
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        write_atomically(path, "".join(line + "\n" for line in kept))
+
+
 def percentile(seconds: Any) -> float:
     """What 95 % of the steps stay below."""
     return float(np.percentile(seconds, 95))
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Readers see the old content or the new one."""
-    scratch = path.with_suffix(".tmp")
-    if isinstance(content, str):
-        scratch.write_text(content)
-    else:
-        scratch.write_bytes(content)
-    scratch.replace(path)

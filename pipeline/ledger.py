@@ -3,7 +3,8 @@
     asked.json                       what is scored: networks, cells, images; another question gets a new ledger
     pieces/<cell>/<first row>.parquet    answers to some rows of a cell that is not finished
     predictions/<cell>.parquet       all answers of a finished cell, one row group for each piece
-    journal.jsonl                    a line for every piece: which, and when it came
+    journal.jsonl                    a line for every piece: which, and when it came; not in an object store, where a
+                                     file cannot grow
 
 A file appears whole or not at all. Pieces are cut the same way whatever the number of workers, so the finished
 files are the same too. Reading works at any time, also while an evaluation writes.
@@ -11,17 +12,24 @@ files are the same too. Reading works at any time, also while an evaluation writ
 
 import io
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.journal import write_atomically
+from pipeline.storage import (
+    StoredPath,
+    StorePath,
+    append_line,
+    matching,
+    open_file,
+    remove_folder,
+    rename_folder,
+    write_atomically,
+)
 
 ASKED = "asked.json"
 
@@ -33,7 +41,7 @@ class Ledger:
         folder: of the ledger; it need not exist.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StoredPath) -> None:
         self.folder = folder
         self.opened: dict[str, pq.ParquetFile] = {}
         path = folder / ASKED
@@ -63,21 +71,21 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / ASKED, json.dumps(asked, indent=1))
         for cell in filter(self.is_finished, asked["cells"]):  # a kill may have come between joining and tidying up
-            shutil.rmtree(self.folder / "pieces" / cell, ignore_errors=True)
+            remove_folder(self.folder / "pieces" / cell)
 
     def move_aside(self) -> None:
         """Rename the folder to a name that is free."""
         self.opened.clear()
         number = 1
-        while (aside := self.folder.with_name(f"{self.folder.name}-old-{number}")).exists():
+        while self.folder.with_name(f"{self.folder.name}-old-{number}").exists():
             number += 1
-        self.folder.rename(aside)
+        rename_folder(self.folder, f"{self.folder.name}-old-{number}")
 
-    def piece_path(self, cell: str, first: int) -> Path:
+    def piece_path(self, cell: str, first: int) -> StoredPath:
         """Where a piece of an unfinished cell lies."""
         return self.folder / "pieces" / cell / f"{first:09d}.parquet"
 
-    def finished_path(self, cell: str) -> Path:
+    def finished_path(self, cell: str) -> StoredPath:
         """Where the answers of a finished cell lie."""
         return self.folder / "predictions" / f"{cell}.parquet"
 
@@ -89,7 +97,7 @@ class Ledger:
         """The first rows of the pieces that are answered, in order."""
         if self.is_finished(cell):
             return self.all_firsts(cell)
-        return sorted(int(path.stem) for path in (self.folder / "pieces" / cell).glob("*.parquet"))
+        return [int(path.stem) for path in matching(self.folder / "pieces" / cell, "*.parquet")]
 
     def all_firsts(self, cell: str) -> list[int]:
         """The first rows of all its pieces."""
@@ -102,8 +110,9 @@ class Ledger:
         path = self.piece_path(cell, first)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, answers)
-        with (self.folder / "journal.jsonl").open("a") as lines:
-            lines.write(json.dumps({"cell": cell, "first": first, "time": round(time.time(), 3)}) + "\n")
+        if not isinstance(path, StorePath):
+            line = json.dumps({"cell": cell, "first": first, "time": round(time.time(), 3)})
+            append_line(self.folder / "journal.jsonl", line)
 
     def finish(self, cell: str) -> None:
         """Join the pieces of a cell, which are all there, into its one file.
@@ -114,22 +123,22 @@ class Ledger:
         assert self.asked is not None
         path, rows = self.finished_path(cell), self.asked["cells"][cell]["rows"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
+        joined = io.BytesIO()
         writer: pq.ParquetWriter | None = None
         for first, following in pairwise([*self.all_firsts(cell), rows]):
             table = self.whole_piece(cell, first, following - first)
-            writer = writer or pq.ParquetWriter(scratch, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(joined, table.schema, compression="zstd")
             writer.write_table(table)
         assert writer is not None
         writer.close()
-        scratch.replace(path)
-        shutil.rmtree(self.folder / "pieces" / cell)
+        write_atomically(path, joined.getvalue())
+        remove_folder(self.folder / "pieces" / cell)
 
     def whole_piece(self, cell: str, first: int, rows: int) -> pa.Table:
         """A piece of an unfinished cell, checked."""
         path = self.piece_path(cell, first)
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(open_file(path))
         except (OSError, pa.ArrowInvalid) as error:
             found = f"cannot be read ({str(error).splitlines()[0]})"
         else:
@@ -142,9 +151,9 @@ class Ledger:
     def piece(self, cell: str, first: int, columns: list[str] | None = None) -> pa.Table:
         """The answers to the rows of a cell that begin with `first`."""
         if not self.is_finished(cell):
-            return pq.read_table(self.piece_path(cell, first), columns=columns)
+            return pq.read_table(open_file(self.piece_path(cell, first)), columns=columns)
         if cell not in self.opened:
-            self.opened[cell] = pq.ParquetFile(self.finished_path(cell))
+            self.opened[cell] = pq.ParquetFile(open_file(self.finished_path(cell)))
         return self.opened[cell].read_row_group(self.all_firsts(cell).index(first), columns=columns)
 
     def tables(self, cell: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -28,6 +28,7 @@ from augmix_core.models import OURS, build_model
 from augmix_core.models.batch_norm import split_batch_norm
 from pipeline import checkpoint
 from pipeline.config import DataConfig, ModelConfig, RunConfig, is_weights_file
+from pipeline.storage import StoredPath, matching
 
 Triple = tuple[float, float, float]
 SECONDS_OF_SILENCE = 30
@@ -76,7 +77,7 @@ class Network:
             )
 
 
-def from_checkpoint(folder: Path) -> tuple[Network, checkpoint.Meta]:
+def from_checkpoint(folder: StoredPath) -> tuple[Network, checkpoint.Meta]:
     """A checkpoint of ours.
 
     Raises:
@@ -87,7 +88,7 @@ def from_checkpoint(folder: Path) -> tuple[Network, checkpoint.Meta]:
     return Network(model, data.mean, data.std, f"checkpoint {folder}"), meta
 
 
-def find_checkpoint(path: Path) -> Path | None:
+def find_checkpoint(path: StoredPath) -> StoredPath | None:
     """The checkpoint that a folder is, or the newest one in it; None if it is neither.
 
     Raises:
@@ -97,7 +98,7 @@ def find_checkpoint(path: Path) -> Path | None:
         return path
     if last := newest_in(path):
         return last
-    methods = sorted(folder.parent for folder in path.glob(f"train/*/{checkpoint.SNAPSHOT}"))
+    methods = [found.parent for found in matching(path, f"train/*/{checkpoint.SNAPSHOT}")]
     if len(methods) > 1:
         raise ValueError(
             f"model {str(path)!r} is a run with several networks; name one: {', '.join(map(str, methods))}"
@@ -105,7 +106,7 @@ def find_checkpoint(path: Path) -> Path | None:
     return newest_in(methods[0]) if methods else None
 
 
-def newest_in(method_folder: Path) -> Path | None:
+def newest_in(method_folder: StoredPath) -> StoredPath | None:
     """`last_checkpoint` without Ray's lines about it, and with its refusal of other versions in ours."""
     logging.disable(logging.INFO)
     try:

@@ -18,7 +18,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from pipeline.storage import StoredPath, StorePath
+
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS_INTO_A_STORE = 5.0
 
 
 class StoppedError(Exception):
@@ -68,7 +71,7 @@ def chatter_into(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def followed(label: str, folder: Path, *, epochs: int, first_step: int) -> Iterator[None]:
+def followed(label: str, folder: StoredPath, *, epochs: int, first_step: int) -> Iterator[None]:
     """Show a training's progress for as long as the block runs.
 
     Args:
@@ -78,9 +81,10 @@ def followed(label: str, folder: Path, *, epochs: int, first_step: int) -> Itera
     """
     follower = Follower(label, folder, epochs, first_step)
     over = threading.Event()
+    pause = SECONDS_BETWEEN_LOOKS_INTO_A_STORE if isinstance(folder, StorePath) else SECONDS_BETWEEN_LOOKS
 
     def watch() -> None:
-        while not over.wait(SECONDS_BETWEEN_LOOKS):
+        while not over.wait(pause):
             follower.look()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -102,7 +106,7 @@ def new_bar(label: str) -> Any:
 class Follower:
     """Reads the files of one training and prints what is new."""
 
-    def __init__(self, label: str, folder: Path, epochs: int, first_step: int) -> None:
+    def __init__(self, label: str, folder: StoredPath, epochs: int, first_step: int) -> None:
         self.label, self.folder, self.epochs = label, folder, epochs
         self.first_step = self.printed_step = first_step
         self.bar: Any = new_bar(label) if Terminal.stream().isatty() else None

@@ -6,7 +6,6 @@ the list of the run. Lists grow: an image that has been repaired since stays on 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +16,9 @@ import torch
 from pipeline.blocks import opened_source
 from pipeline.config import DataConfig
 from pipeline.decode import MAX_REPLACEMENTS, NO_SAMPLE, reason_unreadable
-from pipeline.journal import write_atomically
 from pipeline.ranks import from_all_ranks, summed
 from pipeline.source import Source
+from pipeline.storage import StoredPath, matching, open_file, write_atomically
 
 QUARANTINE = "quarantine.parquet"
 COLUMNS = pa.schema([("sample_id", pa.int64()), ("path", pa.string()), ("reason", pa.string()), ("split", pa.string())])
@@ -28,13 +27,13 @@ FINDERS = ("train/*", "search/trials/*", "ledger")
 NAMED = 3
 
 
-def listed(folder: Path) -> list[dict[str, Any]]:
+def listed(folder: StoredPath) -> list[dict[str, Any]]:
     """The rows of a folder's list, sorted; none where there is no list."""
     path = folder / QUARANTINE
-    return pq.read_table(path).to_pylist() if path.exists() else []
+    return pq.read_table(open_file(path)).to_pylist() if path.exists() else []
 
 
-def add(folder: Path, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def add(folder: StoredPath, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add rows to a folder's list and return all of it; of a sample that is listed already, the old row stays."""
     by_key = {(row["split"], row["sample_id"]): row for row in [*rows, *listed(folder)]}
     merged = [by_key[key] for key in sorted(by_key)]
@@ -46,13 +45,13 @@ def add(folder: Path, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def collected(run: Path) -> list[dict[str, Any]]:
+def collected(run: StoredPath) -> list[dict[str, Any]]:
     """Merge all lists within a run's folder into the list of the run, and return it."""
-    return add(run, [row for pattern in FINDERS for folder in sorted(run.glob(pattern)) for row in listed(folder)])
+    return add(run, [row for pattern in FINDERS for folder in matching(run, pattern) for row in listed(folder)])
 
 
 @contextmanager
-def collecting(run: Path) -> Iterator[None]:
+def collecting(run: StoredPath) -> Iterator[None]:
     """Have the list of the run complete when the block ends, however it ends."""
     try:
         yield
@@ -86,7 +85,7 @@ class Quarantine:
         images: how many of them take part.
     """
 
-    def __init__(self, folder: Path, rank: int, source: ray.ObjectRef, images: int, config: DataConfig) -> None:
+    def __init__(self, folder: StoredPath, rank: int, source: ray.ObjectRef, images: int, config: DataConfig) -> None:
         self.folder, self.rank, self.source, self.images, self.config = folder, rank, source, images, config
         self.known: set[int] = set()
         self.stuck = False

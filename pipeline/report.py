@@ -6,10 +6,10 @@ inside) and `figures/*.png`.
 
 import base64
 import importlib.metadata
+import io
 import json
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,11 @@ from augmix_core import STREAM_VERSION
 from pipeline import figures
 from pipeline.cells import read_top5_baseline
 from pipeline.config import RunConfig
-from pipeline.journal import write_atomically
 from pipeline.ledger import Ledger
 from pipeline.quarantine import QUARANTINE, collected
 from pipeline.scorecard import scorecard
 from pipeline.source import Source
+from pipeline.storage import StoredPath, write_atomically
 
 MOST_NAMED = 20
 """Unreadable images that the report names."""
@@ -33,7 +33,9 @@ FRACTIONS = ("temperature", "mean_flip_probability")
 PACKAGES = ("augmix-ray", "ray", "torch", "torchvision", "numpy", "pillow", "pyarrow", "scipy", "simplejpeg")
 
 
-def write_report(folder: Path, config: RunConfig, *, training: Source | None = None, test: Source | None = None) -> str:
+def write_report(
+    folder: StoredPath, config: RunConfig, *, training: Source | None = None, test: Source | None = None
+) -> str:
     """Write all files of the report into the run's folder and return the markdown tables.
 
     Args:
@@ -61,16 +63,17 @@ def write_report(folder: Path, config: RunConfig, *, training: Source | None = N
         drawn["corruptions"] = lambda: figures.corruption_sheet(test, config)
     (folder / "figures").mkdir(exist_ok=True)
     for name, draw in drawn.items():
-        figure = draw()
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
+        figure, image = draw(), io.BytesIO()
+        figure.savefig(image, dpi=110, bbox_inches="tight")
         plt.close(figure)
+        (folder / "figures" / f"{name}.png").write_bytes(image.getvalue())
     text = "\n\n".join([markdown_table(rows) for rows in tables_of(metrics)] + ["\n".join(protocol_lines(metrics))])
     write_atomically(folder / "report.md", markdown(folder, metrics, text, list(drawn)))
     write_atomically(folder / "report.html", html(folder, metrics, list(drawn)))
     return text
 
 
-def collect(folder: Path, config: RunConfig, ledger: Ledger) -> dict[str, Any]:
+def collect(folder: StoredPath, config: RunConfig, ledger: Ledger) -> dict[str, Any]:
     """Everything the report says, as plain values."""
     evaluate = config.evaluate
     baseline = read_top5_baseline(evaluate.top5_baseline) if evaluate.top5_baseline else None
@@ -107,7 +110,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: StoredPath) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -237,7 +240,7 @@ def notes(metrics: dict[str, Any]) -> list[str]:
     return found
 
 
-def markdown(folder: Path, metrics: dict[str, Any], tables: str, drawn: list[str]) -> str:
+def markdown(folder: StoredPath, metrics: dict[str, Any], tables: str, drawn: list[str]) -> str:
     """report.md"""
     lines = [f"# {folder.name}", "", tables, ""]
     lines += [f"- {note}" for note in notes(metrics)] + [""]
@@ -276,7 +279,7 @@ PAGE = """<!doctype html>
 """
 
 
-def html(folder: Path, metrics: dict[str, Any], drawn: list[str]) -> str:
+def html(folder: StoredPath, metrics: dict[str, Any], drawn: list[str]) -> str:
     """report.html: one file that opens offline."""
     encoded = [(name, base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()) for name in drawn]
     page = Environment(autoescape=True).from_string(PAGE)

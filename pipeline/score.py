@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.budget import check_storage, evaluation_scale
 from pipeline.cells import Plan, plan_evaluation
 from pipeline.checkpoint import trained_on
-from pipeline.config import INDEX_FOLDER, ScoreConfig, require
+from pipeline.config import ScoreConfig, index_folder, require
 from pipeline.evaluate import evaluate
 from pipeline.networks import Network, find_checkpoint, from_checkpoint, open_network
 from pipeline.order import Split, split_train
@@ -18,6 +18,7 @@ from pipeline.progress import say
 from pipeline.quarantine import collecting
 from pipeline.report import write_report
 from pipeline.source import Source, find_source, open_source, summary
+from pipeline.storage import StoredPath, storage_path
 
 
 class Score:
@@ -27,10 +28,12 @@ class Score:
         ValueError: The network or something that it is to be scored on is missing or does not fit.
     """
 
-    def __init__(self, folder: Path, config: ScoreConfig) -> None:
+    def __init__(self, folder: StoredPath, config: ScoreConfig) -> None:
         require(bool(config.model), "model", config.model, "name the network to score, such as --model resnet50")
         self.folder = folder
-        found = find_checkpoint(Path(config.model).expanduser())
+        is_uri = "://" in config.model
+        found = find_checkpoint(storage_path(config.model, "model") if is_uri else Path(config.model).expanduser())
+        require(bool(found) or not is_uri, "model", config.model, "there is no checkpoint; give the URI of one")
         held_out: dict[str, Any] | None = None
         if found:
             self.network, meta = from_checkpoint(found)
@@ -39,7 +42,7 @@ class Score:
             config = dataclasses.replace(config, data=dataclasses.replace(trained_on(meta), **here))
         self.config = config
         found_test = find_source(config.data, train=False)
-        self.test = found_test.open(Path(config.storage) / INDEX_FOLDER)
+        self.test = found_test.open(index_folder(config.storage))
         self.about = summary("test", found_test, self.test)
         classes = len(self.test.class_names)
         if not found:
@@ -52,7 +55,7 @@ class Score:
         if not held_out:
             return None
         try:
-            source = open_source(self.config.data, train=True, index_folder=Path(self.config.storage) / INDEX_FOLDER)
+            source = open_source(self.config.data, train=True, index_folder=index_folder(self.config.storage))
         except ValueError:
             return None
         _, split = split_train(len(source), **held_out)

@@ -7,7 +7,6 @@ extra corruptions, of which none is a test corruption: the search cannot peek at
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -18,7 +17,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from pipeline.budget import TRIAL_CPUS, Scale
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.decode import TooManyBadSamplesError
-from pipeline.journal import write_atomically
+from pipeline.storage import StoredPath, for_ray, write_atomically
 from pipeline.train import Job, fit
 
 OBJECTIVE = "validation/error"
@@ -40,7 +39,7 @@ class OneLineATrial(tune.Callback):
         self.say(f"search: trial {self.done} {json.dumps(trial.config)} -> {shown}")
 
 
-def search(job: Job, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def search(job: Job, folder: StoredPath, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the best setting as {"augmix.width": .., "augmix.depth": .., "train.jsd_weight": ..}, from disk if done.
 
     Args:
@@ -52,9 +51,9 @@ def search(job: Job, folder: Path, say: Callable[[str], None]) -> dict[str, Any]
     config = job.config
     knobs = config.search
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, folder=folder), {"CPU": TRIAL_CPUS})
-    restorable = tune.Tuner.can_restore(str(folder / "tune"))
-    if restorable:
-        tuner = tune.Tuner.restore(str(folder / "tune"), trainable=trainable, resume_errored=True)
+    begun, files = for_ray(folder / "tune")
+    if tune.Tuner.can_restore(begun, storage_filesystem=files):
+        tuner = tune.Tuner.restore(begun, trainable=trainable, resume_errored=True, storage_filesystem=files)
     else:
         own = {"width": config.augmix.width, "depth": config.augmix.depth, "jsd_weight": config.train.jsd_weight}
         tuner = tune.Tuner(
@@ -75,7 +74,13 @@ def search(job: Job, folder: Path, say: Callable[[str], None]) -> dict[str, Any]
                 ),
                 scheduler=scheduler(knobs),
             ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[OneLineATrial(say)]),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=for_ray(folder)[0],
+                storage_filesystem=files,
+                verbose=0,
+                callbacks=[OneLineATrial(say)],
+            ),
         )
     results = tuner.fit()
     for error in results.errors:
@@ -105,7 +110,7 @@ def scheduler(knobs: SearchConfig) -> FIFOScheduler | ASHAScheduler:
     )
 
 
-def run_trial(params: dict[str, Any], *, job: Job, folder: Path) -> None:
+def run_trial(params: dict[str, Any], *, job: Job, folder: StoredPath) -> None:
     """One trial: `fit` with the drawn values, reporting to Tune."""
     name = f"trial-{tune.get_context().get_trial_id()}"
     trial = dataclasses.replace(

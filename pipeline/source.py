@@ -22,12 +22,13 @@ from pipeline.sources.arrays import (
     open_torchvision_cifar,
 )
 from pipeline.sources.base import IMAGE_SUFFIXES, Encoded, Source, digest_of
-from pipeline.sources.files import Entry, Place, in_one_line, place_of
+from pipeline.sources.files import Entry, Place, place_of
 from pipeline.sources.folder import FolderSource, Share, class_folders, open_folder, refuse_unknown
 from pipeline.sources.ilsvrc import label_file, open_flat
 from pipeline.sources.index import held
 from pipeline.sources.parquet import ParquetSource, open_parquet, parquet_files
 from pipeline.sources.tars import open_tars, tar_files
+from pipeline.storage import in_one_line
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import ray
 
@@ -11,6 +10,7 @@ from pipeline.budget import Scale, check_storage, resolve_scale
 from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
+from pipeline.journal import forget_after
 from pipeline.methods import MethodName
 from pipeline.networks import Network, from_checkpoint
 from pipeline.order import Split, classes_of_a_batch, split_train, training_splits
@@ -19,6 +19,7 @@ from pipeline.quarantine import collecting
 from pipeline.report import write_report
 from pipeline.search import BEST, search, trial_scale, with_setting
 from pipeline.source import Source
+from pipeline.storage import StoredPath
 from pipeline.telemetry import metered
 from pipeline.train import CLEAN, Job, fit, search_cells
 
@@ -30,7 +31,9 @@ class Run:
         ValueError: The cluster cannot hold the run, or does not share its storage.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, train_source: Source, test_source: Source, plan: Plan) -> None:
+    def __init__(
+        self, folder: StoredPath, config: RunConfig, train_source: Source, test_source: Source, plan: Plan
+    ) -> None:
         self.folder, self.config, self.plan = folder, config, plan
         self.train_source, self.test_source = train_source, test_source
         self.scale: Scale = resolve_scale(config)
@@ -115,6 +118,7 @@ class Run:
             if first_step >= job.steps:
                 say(f"{method}: already trained ({last})")
                 continue
+            forget_after(job.folder, first_step)  # or they would be shown as new
             with (
                 collecting(self.folder),
                 metered(job.folder),
@@ -162,7 +166,7 @@ def warn_of_sorted_shards(config: RunConfig, source: Source) -> None:
         )
 
 
-def first_line(folder: Path, config: RunConfig) -> str:
+def first_line(folder: StoredPath, config: RunConfig) -> str:
     """Return what the command is about to do: a new run, or from where it resumes."""
     if not (folder / "config.json").exists():
         return f"new run in {folder}"

@@ -10,14 +10,14 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.journal import STORE, write_atomically
+from pipeline.journal import STORE
+from pipeline.storage import StoredPath, write_atomically
 
 SECONDS_BETWEEN_SAMPLES = 5.0
 SECONDS_FOR_AN_ANSWER = 2.0
@@ -95,7 +95,7 @@ def series(node: dict[str, Any], name: str, label: str) -> list[tuple[str, float
 
 
 @contextmanager
-def metered(folder: Path) -> Iterator[None]:
+def metered(folder: StoredPath) -> Iterator[None]:
     """Keep the figures of the object stores in a training's folder, for as long as the block runs."""
     over = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)

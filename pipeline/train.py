@@ -53,6 +53,7 @@ from pipeline.predict import predict
 from pipeline.progress import StoppedError
 from pipeline.quarantine import Quarantine
 from pipeline.ranks import fill_from_rank_0, from_rank_0, missing_ranks_named, summed, unshared, world_size
+from pipeline.storage import StoredPath, for_ray
 from pipeline.telemetry import TrainingMetrics
 from pipeline.training_views import with_views
 
@@ -72,7 +73,7 @@ class Job:
 
     config: RunConfig
     scale: Scale
-    folder: Path
+    folder: StoredPath
     """`<storage path>/<name>`, where Ray Train keeps the checkpoints."""
     source: ray.ObjectRef
     split: Split
@@ -111,7 +112,7 @@ def search_cells(severities: Sequence[int]) -> tuple[tuple[str, int], ...]:
     return tuple((name, severity) for name in EXTRA_CORRUPTIONS for severity in severities)
 
 
-def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> Path:
+def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> StoredPath:
     """Train to the end, from the last checkpoint if there is one, and return the final checkpoint's folder.
 
     Raises:
@@ -140,6 +141,7 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
     per_worker = {"CPU": config.scale.worker_cpus} | ({"GPU": 1.0} if scale.use_gpu else {})
     if config.scale.worker_resource:
         per_worker[config.scale.worker_resource] = 1.0
+    storage, files = for_ray(job.folder.parent)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", SECONDS_BETWEEN_POLLS)
     return TorchTrainer(
         loop,
@@ -153,7 +155,8 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
         ),
         run_config=ray.train.RunConfig(
             name=job.folder.name,
-            storage_path=str(job.folder.parent),
+            storage_path=storage,
+            storage_filesystem=files,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.scale.max_failures, controller_failure_limit=CONTROLLER_FAILURES
@@ -367,9 +370,9 @@ class Training:
     def store(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Copy a checkpoint to the training's folder, in a thread of Ray Train's, which then lists it."""
         try:
-            folder = checkpoint.store(Path(saved.path), self.job.folder / name)
-            checkpoint.keep_best(Path(saved.path), self.job.folder)  # storage may be slow to read from, too
-            return ray.train.Checkpoint.from_directory(folder)
+            stored = checkpoint.store(Path(saved.path), self.job.folder / name)
+            checkpoint.keep_best(Path(saved.path), self.job.folder)
+            return stored
         finally:
             self.storing.release()
 

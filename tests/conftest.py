@@ -15,6 +15,8 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
 os.environ.setdefault("AUGMIX_PROGRESS_TIMEOUT_S", "120")
+for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("EC2_METADATA_DISABLED", "true")):
+    os.environ[f"AWS_{name}"] = value  # for the S3 server of the tests, in Ray's workers too
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,9 +1,6 @@
 """Files of a data set, on this machine's file systems or in an object store, behind the same few calls.
 
-`s3://`, `gs://`, `abfs://` and `hdfs://` are read through pyarrow's file systems, which try again after a failed
-request; other protocols through fsspec where it knows them. An endpoint other than the cloud's own stands in the
-URI's query (`s3://bucket/folder?endpoint_override=127.0.0.1:9000&scheme=http`) or in AWS_ENDPOINT_URL; credentials
-come from the usual environment variables or files of the cloud, on every node, and never stand in the URI.
+`pipeline.storage` says how URIs are understood; protocols that pyarrow does not know are read through fsspec.
 """
 
 import io
@@ -18,7 +15,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-BY_PYARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+from pipeline.storage import in_one_line, store_of
+
 REQUESTS_AT_ONCE = 16
 """Of one process to a store: a request waits tens of milliseconds for its first byte."""
 SCAN_BYTES = 8 << 20
@@ -168,31 +166,10 @@ def place_of(where: str | Path | Place) -> Place:
     text = str(where)
     if "://" not in text:
         return Place(text)
-    return Place(store_of(text)[1].rstrip("/"), text)
-
-
-@lru_cache(maxsize=8)
-def store_of(uri: str) -> tuple[Any, str]:
-    """The file system that a URI names, once a process, and the path inside it."""
-    protocol = uri.partition("://")[0]
     try:
-        if protocol in BY_PYARROW:
-            return fs.FileSystem.from_uri(with_endpoint(uri))
-        import fsspec
-
-        found, path = fsspec.core.url_to_fs(uri)
-        return fs.PyFileSystem(fs.FSSpecHandler(found)), path
-    except (ImportError, ValueError, OSError) as error:
-        raise ValueError(f"data.path {uri!r} cannot be opened: {in_one_line(error)}") from error
-
-
-def with_endpoint(uri: str) -> str:
-    """The URI with the endpoint of AWS_ENDPOINT_URL, unless it names one: else pyarrow asks Amazon for the bucket."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not uri.startswith("s3://") or not endpoint or "endpoint_override=" in uri:
-        return uri
-    scheme, _, host = endpoint.rpartition("://")
-    return f"{uri}{'&' if '?' in uri else '?'}endpoint_override={host.rstrip('/')}&scheme={scheme or 'https'}"
+        return Place(store_of(text)[1].rstrip("/"), text)
+    except ValueError as error:
+        raise ValueError(f"data.path {error}") from error
 
 
 @lru_cache(maxsize=64)
@@ -223,8 +200,3 @@ def at_once(function: Callable[[Item], Result], items: list[Item], *, remote: bo
         return
     with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(items))) as pool:
         yield from pool.map(function, items)
-
-
-def in_one_line(error: BaseException) -> str:
-    """The text of an error without its line breaks."""
-    return " ".join(str(error).split())

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.sources.base import Encoded, digest_of, refuse_labels
-from pipeline.sources.files import Entry, Place, in_one_line, place_of, sample_bytes
+from pipeline.sources.files import Entry, Place, place_of, sample_bytes
 from pipeline.sources.index import Built, Index, each, open_index
+from pipeline.storage import in_one_line
 
 MAX_BYTES_IN_MEMORY = 4 << 30
 BYTES_OF_ROW_GROUPS = 256 << 20

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
@@ -11,11 +12,34 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from PIL import Image
+from pyarrow import fs
 
 from pipeline.checkpoint import SNAPSHOT
 from tests.conftest import natural
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Server:
+    """moto's S3 server on a free port of this machine; ended by `stop`."""
+
+    def __init__(self):
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self.server.start()
+        self.stop = self.server.stop
+        self.host = "{}:{}".format(*self.server.get_host_and_port())
+        options = {"endpoint_override": self.host, "scheme": "http"}
+        self.files = fs.S3FileSystem(access_key="k", secret_key="s", allow_bucket_creation=True, **options)
+        self.files.create_dir("images")
+
+    def uri(self, path):
+        return f"s3://{path}?endpoint_override={self.host}&scheme=http"
+
+    def upload(self, folder, path):
+        fs.copy_files(str(folder), path, destination_filesystem=self.files)
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -51,7 +51,8 @@ from pipeline.config import (
         (RunConfig, "name", "../up"),
         (RunConfig, "name", "with space"),
         (RunConfig, "storage", "runs"),
-        (RunConfig, "storage", "s3://bucket/runs"),
+        (RunConfig, "storage", "ftp://host/runs"),
+        (RunConfig, "storage", "s3://"),
         (RunConfig, "methods", ()),
     ],
 )

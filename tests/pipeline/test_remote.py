@@ -1,41 +1,18 @@
 """Object stores: the same layouts from a real S3 server on this machine, and what happens when it fails."""
 
-import logging
 import pickle
 import urllib.request
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
+from pipeline import storage
 from pipeline.config import DataConfig
 from pipeline.decode import evaluation_images
 from pipeline.source import find_source, open_source
 from pipeline.sources import files, parquet
-from tests.pipeline.fixtures import image_tree, jpeg, natural, parquet_rows, refusal, write_shards
-
-
-class Server:
-    """moto's S3 server on a free port of this machine; ended by `stop`."""
-
-    def __init__(self):
-        from moto.server import ThreadedMotoServer
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self.server.start()
-        self.stop = self.server.stop
-        self.host = "{}:{}".format(*self.server.get_host_and_port())
-        options = {"endpoint_override": self.host, "scheme": "http"}
-        self.files = fs.S3FileSystem(access_key="k", secret_key="s", allow_bucket_creation=True, **options)
-        self.files.create_dir("images")
-
-    def uri(self, path):
-        return f"s3://{path}?endpoint_override={self.host}&scheme=http"
-
-    def upload(self, folder, path):
-        fs.copy_files(str(folder), path, destination_filesystem=self.files)
+from tests.pipeline.fixtures import Server, image_tree, jpeg, natural, parquet_rows, refusal, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +23,9 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("EC2_METADATA_DISABLED", "true")):
-        monkeypatch.setenv(f"AWS_{name}", value)
+def nothing_kept():
     yield
-    files.store_of.cache_clear()
+    storage.store_of.cache_clear()
     files.remote_file.cache_clear()
 
 
