@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -202,6 +203,22 @@ def test_two_workers_take_the_step_of_a_hand_written_loop_and_other_numbers_of_w
     assert [row["step"] for row in rows] == [1, 2, 6, 12, 18]
     assert rows[0]["train/loss"] == pytest.approx(losses[0], abs=1e-6)
     assert rows[4]["train/loss"] == pytest.approx(np.mean(losses[12:]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
+def test_a_compiled_network_takes_the_same_steps_and_its_checkpoint_goes_on_without(ray_local, tmp_path):
+    def trained(name: str, steps: int, *, compiled: bool) -> dict[str, torch.Tensor]:
+        train = dataclasses.replace(CONFIG.train, max_steps=steps, compile=compiled, micro_batch_size=8)
+        config = dataclasses.replace(CONFIG, model=ModelConfig(name="convnet5_gn"), train=train)
+        fit(job_in(tmp_path / name, config))
+        return weights(tmp_path / name)
+
+    for steps, compiled in ((2, True), (3, False)):
+        ours, plain = trained("ours", steps, compiled=compiled), trained("plain", steps, compiled=False)
+        assert ours.keys() == plain.keys()
+        assert all(torch.allclose(ours[name], plain[name], atol=1e-5) for name in ours)
+        assert not equal(ours, plain)  # it was compiled
 
 
 @pytest.fixture(scope="module")
