@@ -81,9 +81,9 @@ def job_of(scratch: Path, images: int, name: str) -> Any:
     import ray
 
     from pipeline.budget import Scale
+    from pipeline.job import Job
     from pipeline.order import split_train
     from pipeline.source import open_source
-    from pipeline.train import Job
 
     data = DataConfig(name="folder", path=str(scratch / str(images)), image_size=224, crop="random_resized", flip=True)
     config = RunConfig(

@@ -352,7 +352,8 @@ def ours(part: Part, folder: Path, workers: int) -> tuple[float, dict[str, float
     import ray
 
     from pipeline.budget import Scale
-    from pipeline.train import Job, trainer_of
+    from pipeline.job import Job
+    from pipeline.train import trainer_of
 
     source, split = opened(part)
     burst = tasks_at_once(part.config, workers) * plan_of(part, workers).steps_a_task

@@ -29,12 +29,13 @@ from augmix_core.models import build_model
 from pipeline.budget import Scale
 from pipeline.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from pipeline.interrupt import Watch
+from pipeline.job import CLEAN, Job
 from pipeline.journal import Journal
 from pipeline.order import Split
 from pipeline.quarantine import Quarantine
 from pipeline.source import open_source
 from pipeline.telemetry import TrainingMetrics
-from pipeline.train import CLEAN, Job, Training
+from pipeline.train import Training
 
 Rows = Mapping[str, torch.Tensor]
 BATCHES, CLASSES, SIDE = 4, 10, 32

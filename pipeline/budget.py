@@ -77,7 +77,8 @@ def resolve_scale(config: RunConfig) -> Scale:
     use_gpu = config.scale.use_gpu and (nodes.gpus > 0 or config.scale.use_labels)
     if config.scale.use_labels and not config.scale.num_workers:
         raise ValueError("scale.num_workers is 0; with scale.use_labels say how many, as nodes may be yet to come")
-    workers = config.scale.num_workers or (nodes.gpus if use_gpu else DEFAULT_CPU_WORKERS)
+    free_gpus = math.floor(nodes.gpus - config.scale.validation_gpus)
+    workers = config.scale.num_workers or (max(1, free_gpus) if use_gpu else DEFAULT_CPU_WORKERS)
     least = config.scale.min_workers or workers
     if config.train.global_batch_size % workers and least == workers:
         raise ValueError(
@@ -152,17 +153,22 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, nodes: Nodes) -> 
     if config.scale.use_labels:
         return
     scale, gpus, cpus = config.scale, nodes.gpus, sum(nodes.cpus)
-    if use_gpu and workers > gpus:
-        raise ValueError(f"scale.num_workers is {workers}, the cluster has {gpus} GPUs; set --scale.num_workers {gpus}")
+    if (use_gpu and workers > gpus - scale.validation_gpus) or scale.validation_gpus > gpus:
+        beside = f" and scale.validation_gpus {scale.validation_gpus:g}" if scale.validation_gpus else ""
+        raise ValueError(
+            f"scale.num_workers is {workers}{beside}, the cluster has {gpus} GPUs; set --scale.num-workers "
+            f"{max(1, math.floor(gpus - scale.validation_gpus))}{' or less for validation' if beside else ''}"
+        )
     trials = min(config.search.max_concurrent, config.search.trials)
-    training = workers * scale.worker_cpus + scale.data_cpus
+    training = workers * scale.worker_cpus + scale.data_cpus + scale.validation_cpus
     searching = trials * (scale.worker_cpus + scale.data_cpus + TRIAL_CPUS)
     if training > cpus:
-        fitting = int((cpus - scale.data_cpus) / scale.worker_cpus)
+        fitting = int((cpus - scale.data_cpus - scale.validation_cpus) / scale.worker_cpus)
+        beside = f" + scale.validation_cpus {scale.validation_cpus:g}" if scale.validation_cpus else ""
         raise ValueError(
             f"training asks for {training:g} CPUs (scale.num_workers {workers} x "
             f"scale.worker_cpus {scale.worker_cpus:g} + "
-            f"scale.data_cpus {scale.data_cpus:g}), the cluster has {cpus:g}; "
+            f"scale.data_cpus {scale.data_cpus:g}{beside}), the cluster has {cpus:g}; "
             + (f"{fitting} workers would fit" if fitting >= 1 else "lower scale.worker_cpus and scale.data_cpus")
         )
     if searching > cpus:
@@ -199,7 +205,7 @@ def check_evaluation(config: RunConfig, actors: int, use_gpu: bool, nodes: Nodes
 
 def check_largest_node(config: RunConfig, cpus: Sequence[float]) -> None:
     """Refuse a worker or a task that no node can hold by itself."""
-    for name in ("worker_cpus", "data_cpus"):
+    for name in ("worker_cpus", "data_cpus", "validation_cpus"):
         asked = getattr(config.scale, name)
         if asked > max(cpus):
             raise ValueError(f"scale.{name} is {asked:g}, the largest node has {max(cpus):g} CPUs; lower it")

@@ -15,11 +15,12 @@ step, the learning rate too, and every random number is keyed by the seed and th
 manifest. Nothing that a file could hold is executed all the same, and only dense tensors that fit are taken.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def save(
     contents = {
         MODEL: weights_of(model),
         TRAINING_STATE: state.getvalue(),
-        META: json.dumps(asdict(meta), indent=1).encode(),
+        META: as_json(meta),
     }
     if average is not None:
         contents[AVERAGE] = weights_of(average.module)
@@ -114,6 +115,11 @@ def save(
         (folder / MANIFEST).write_text(manifest_of(contents))
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def as_json(meta: Meta) -> bytes:
+    """The content of meta.json."""
+    return json.dumps(dataclasses.asdict(meta), indent=1).encode()
 
 
 def weights_of(model: nn.Module) -> bytes:
@@ -144,30 +150,39 @@ def store(saved: Path, target: StoredPath) -> ray.train.Checkpoint:
     Raises:
         OSError: The folder cannot be written, named.
     """
+    contents = read_checked(saved)
     try:
-        copy(saved, target)
+        write(contents, target)
     except OSError as error:
         raise cannot_write(target, error) from error
     return ray.train.Checkpoint(*for_ray(target))
 
 
-def copy(saved: Path, target: StoredPath) -> None:
-    """Copy a checkpoint's files into a new folder and wait until they are on the disk."""
+def write(contents: Mapping[str, bytes], target: StoredPath) -> None:
+    """Write a checkpoint's files into a new folder, the manifest last, and wait until they are on the disk."""
     target.mkdir()  # no parents: a storage that is not mounted any more must not come back as an empty folder
-    for path in sorted(saved.iterdir(), key=lambda path: path.name == MANIFEST):
-        write_durably(target / path.name, path.read_bytes())
+    for name, content in contents.items():
+        write_durably(target / name, content)
+    write_durably(target / MANIFEST, manifest_of(contents).encode())
     flush_to_disk(target)
 
 
-def keep_best(saved: Path, method_folder: StoredPath) -> None:
+def keep_best(saved: StoredPath, method_folder: StoredPath, validation_error: float | None = None) -> None:
     """Copy a checkpoint to `best_step_<step>/` if its validation error is below that of the best one so far.
 
     The old best goes after the copy is complete, so one of them is always there.
 
+    Args:
+        validation_error: of a checkpoint that was written before it was validated.
+
     Raises:
         OSError: The folder cannot be written, named.
     """
-    meta = read_meta(saved)
+    contents = read_checked(saved)
+    meta = meta_of(saved, contents)
+    if validation_error is not None:
+        meta = dataclasses.replace(meta, validation_error=validation_error)
+        contents[META] = as_json(meta)
     if meta.validation_error is None:
         return
     best = best_checkpoint(method_folder)
@@ -178,7 +193,7 @@ def keep_best(saved: Path, method_folder: StoredPath) -> None:
     target = method_folder / f"{BEST}{name_of(meta.step)}"
     try:
         remove_folder(target)  # damaged, or what a kill has left of it
-        copy(saved, target)
+        write(contents, target)
         flush_to_disk(method_folder)
         for old in matching(method_folder, f"{BEST}*"):
             if old != target:

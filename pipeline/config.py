@@ -450,6 +450,11 @@ class ScaleConfig:
     """CPUs that one training worker asks of Ray; on a CPU it computes with that many threads, at least one."""
     data_cpus: float = 0.4
     """CPUs that one preprocessing task asks of Ray."""
+    validation_cpus: float = 0.0
+    """CPUs of a task that validates the checkpoint of every epoch while the training goes on; 0: the training workers
+    validate between epochs, and always in the search, whose trials are judged as they go on."""
+    validation_gpus: float = 0.0
+    """GPUs of that task, or a share of one, besides those of the training workers."""
     evaluation_actors: int = 0
     """Actors that hold the networks during evaluation; 0 takes every GPU, or every CPU where there is none."""
     corrupt_on: Literal["auto", "actors", "tasks"] = "auto"
@@ -477,6 +482,13 @@ class ScaleConfig:
         require(self.min_workers >= 0, "scale.min_workers", self.min_workers, "it counts workers; 0 means all of them")
         require(self.worker_cpus > 0, "scale.worker_cpus", self.worker_cpus, "a worker needs a share of a CPU")
         require(self.data_cpus > 0, "scale.data_cpus", self.data_cpus, "a task needs a share of a CPU")
+        require(self.validation_cpus >= 0, "scale.validation_cpus", self.validation_cpus, "0 means between epochs")
+        require(
+            self.validation_gpus == 0 or (self.validation_gpus > 0 and self.validation_cpus > 0),
+            "scale.validation_gpus",
+            self.validation_gpus,
+            "a task beside the training has them, which scale.validation_cpus asks for; 0 means none",
+        )
         require(
             self.evaluation_actors >= 0,
             "scale.evaluation_actors",

@@ -51,8 +51,8 @@ def curves(metrics: dict[str, Any]) -> Figure:
         for method, result in metrics["methods"].items():
             scale = 1 if key == "train/loss" else 100
             axis.plot(
-                [row["epoch"] for row in result["curve"]],
-                [scale * row[key] for row in result["curve"]],
+                [row["epoch"] for row in result["curve"] if key in row],
+                [scale * row[key] for row in result["curve"] if key in row],
                 color=colour_of(method),
                 label=label_of(method),
                 marker="." if len(result["curve"]) < 40 else None,

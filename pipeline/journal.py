@@ -1,6 +1,7 @@
 """What a training leaves for people, written by its rank 0 into the training's folder.
 
 metrics.jsonl    one line an epoch: losses, errors, throughput, data wait, object store
+validation.jsonl    one line an epoch where validation runs beside the training, which writes it
 progress.json    the newest step and how fast it went, at most once a second, in an object store every ten seconds
 object_store.json    what the driver has measured meanwhile
 """
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.progress import METRICS
 from pipeline.storage import StoredPath, StorePath, append_line, write_atomically
 
 SECONDS_BETWEEN_PROGRESS = 1.0
@@ -94,7 +96,7 @@ class Journal:
         }
         if self.rank == 0:
             metrics |= self.object_store()
-            append_line(self.folder / "metrics.jsonl", json.dumps(metrics))
+            append_line(self.folder / METRICS, json.dumps(metrics))
         self.waits, self.ends, self.epoch_start = [], [], time.perf_counter()
 
     def object_store(self) -> dict[str, int]:
@@ -107,7 +109,7 @@ class Journal:
 
 def forget_after(folder: StoredPath, step: int) -> None:
     """Drop the lines of steps that a crash has undone."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if path.exists():
         kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
         write_atomically(path, "".join(line + "\n" for line in kept))

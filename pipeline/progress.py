@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.storage import StoredPath, StorePath
 
+METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LOOKS_INTO_A_STORE = 5.0
 
@@ -76,7 +77,7 @@ def followed(label: str, folder: StoredPath, *, epochs: int, first_step: int) ->
 
     Args:
         label: what is trained.
-        folder: where its rank 0 writes metrics.jsonl and progress.json.
+        folder: where metrics.jsonl, validation.jsonl and progress.json are written.
         first_step: the step that the training goes on from; lines up to it are old.
     """
     follower = Follower(label, folder, epochs, first_step)
@@ -108,7 +109,9 @@ class Follower:
 
     def __init__(self, label: str, folder: StoredPath, epochs: int, first_step: int) -> None:
         self.label, self.folder, self.epochs = label, folder, epochs
-        self.first_step = self.printed_step = first_step
+        self.first_step = first_step
+        self.printed = {METRICS: first_step, VALIDATION: first_step}
+        """The last step of each file that has been told of."""
         self.bar: Any = new_bar(label) if Terminal.stream().isatty() else None
         self.first_seen: tuple[float, int] | None = None
 
@@ -117,9 +120,10 @@ class Follower:
         progress = self.read_progress()
         if progress and self.first_seen is None:
             self.first_seen = (time.monotonic(), progress["step"])
-        for row in self.new_epochs():
+        for row in self.new_rows(METRICS):
             say(self.line(row, progress))
-            self.printed_step = row["step"]
+        for row in self.new_rows(VALIDATION):
+            say(self.validation_line(row))
         if self.bar is not None and progress:
             self.bar.total = progress["steps"]
             self.bar.set_postfix_str(
@@ -127,14 +131,17 @@ class Follower:
             )
             self.bar.update(progress["step"] - self.bar.n)
 
-    def new_epochs(self) -> list[dict[str, Any]]:
-        """Whole lines of metrics.jsonl beyond the last printed step."""
+    def new_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Whole lines of a file, for later steps than any before."""
         try:
-            text = (self.folder / "metrics.jsonl").read_text()
+            text = (self.folder / name).read_text()
         except OSError:
-            return []
-        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        return [row for row in rows if row["step"] > self.printed_step]
+            return
+        for line in text[: text.rfind("\n") + 1].splitlines():
+            row = json.loads(line)
+            if row["step"] > self.printed[name]:
+                self.printed[name] = row["step"]
+                yield row
 
     def read_progress(self) -> dict[str, Any] | None:
         """The newest step that rank 0 has told of."""
@@ -149,7 +156,7 @@ class Follower:
             f"{self.label}: epoch {row['epoch']}/{self.epochs}",
             f"loss {row['train/loss']:.3f}",
             f"train error {100 * row['train/error']:.1f} %",
-            f"test error {100 * row['validation/error']:.1f} %",
+            *([f"test error {100 * row['validation/error']:.1f} %"] if "validation/error" in row else []),
             f"{row['samples_per_second']:.0f} images/s",
             f"data wait {100 * row['data_wait_share']:.0f} %",
         ]
@@ -164,6 +171,15 @@ class Follower:
             left = (time.monotonic() - since) / (row["step"] - step) * (progress["steps"] - row["step"])
             parts.append(f"{timedelta(seconds=round(left))} left")
         return "  ".join(parts)
+
+    def validation_line(self, row: dict[str, Any]) -> str:
+        """What a validation beside the training has found, in one line."""
+        found = (
+            f"not validated: {row['failed']}"
+            if "failed" in row
+            else f"test error {100 * row['validation/error']:.1f} %"
+        )
+        return f"{self.label}: epoch {row['epoch']}/{self.epochs}  {found}"
 
     def close(self) -> None:
         """Take the bar away."""

@@ -22,6 +22,7 @@ from pipeline import figures
 from pipeline.cells import read_top5_baseline
 from pipeline.config import RunConfig
 from pipeline.ledger import Ledger
+from pipeline.progress import METRICS, VALIDATION
 from pipeline.quarantine import QUARANTINE, collected
 from pipeline.scorecard import scorecard
 from pipeline.source import Source
@@ -80,7 +81,7 @@ def collect(folder: StoredPath, config: RunConfig, ledger: Ledger) -> dict[str, 
     card = scorecard(ledger, replicates=evaluate.bootstrap, seed=config.seed, top5_baseline=baseline)
     methods = card["methods"]
     for method, result in methods.items():
-        result["curve"] = read_lines(folder / "train" / method / "metrics.jsonl")
+        result["curve"] = curve_of(folder / "train" / method)
     best = folder / "search" / "best.json"
     return {
         "run": folder.name,
@@ -108,6 +109,12 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def curve_of(method_folder: StoredPath) -> list[dict[str, Any]]:
+    """The rows of a training's epochs, with what validation beside it has found."""
+    validated = {row["step"]: row for row in read_lines(method_folder / VALIDATION) if "failed" not in row}
+    return [row | validated.get(row["step"], {}) for row in read_lines(method_folder / METRICS)]
 
 
 def read_lines(path: StoredPath) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from pipeline.budget import TRIAL_CPUS, Scale
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.decode import TooManyBadSamplesError
+from pipeline.job import Job
 from pipeline.storage import StoredPath, for_ray, write_atomically
-from pipeline.train import Job, fit
+from pipeline.train import fit
 
 OBJECTIVE = "validation/error"
 HALVING = 2

@@ -10,6 +10,7 @@ from pipeline.budget import Scale, check_storage, resolve_scale
 from pipeline.cells import Plan
 from pipeline.config import RunConfig, method_config
 from pipeline.evaluate import evaluate
+from pipeline.job import CLEAN, Job, search_cells
 from pipeline.journal import forget_after
 from pipeline.methods import MethodName
 from pipeline.networks import Network, from_checkpoint
@@ -21,7 +22,7 @@ from pipeline.search import BEST, search, trial_scale, with_setting
 from pipeline.source import Source
 from pipeline.storage import StoredPath
 from pipeline.telemetry import metered
-from pipeline.train import CLEAN, Job, fit, search_cells
+from pipeline.train import fit
 
 
 class Run:
@@ -67,7 +68,8 @@ class Run:
         """What a trial trains: the training images without the held-out split, judged on that split."""
         config, knobs = self.config, self.config.search
         train = dataclasses.replace(config.train, epochs=knobs.epochs, max_steps=0)
-        config = dataclasses.replace(method_config(config, "augmix"), train=train)
+        scale = dataclasses.replace(config.scale, validation_cpus=0.0, validation_gpus=0.0)
+        config = dataclasses.replace(method_config(config, "augmix"), train=train, scale=scale)
         source = self.train_source
         split, held_out = training_splits(len(source), source.shard_rows, config.data, seed=config.seed, hold_out=True)
         return Job(

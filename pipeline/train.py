@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ import ray.train
 import ray.train.torch
 import torch
 from numpy.typing import NDArray
-from ray.data import ExecutionOptions
+from ray.data import ExecutionOptions, ExecutionResources
 from ray.data.collate_fn import NumpyBatchCollateFn
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 
-from augmix_core import EXTRA_CORRUPTIONS, corrupt
 from augmix_core.philox import Purpose, words
 from pipeline import checkpoint
 from pipeline.augment import (
@@ -39,77 +38,29 @@ from pipeline.augment import (
     training_rows,
     views_in_training,
 )
-from pipeline.blocks import TRAIN_LABEL, opened_source
-from pipeline.budget import Scale
+from pipeline.blocks import TRAIN_LABEL
 from pipeline.config import RunConfig
-from pipeline.decode import TooManyBadSamplesError, evaluation_images
+from pipeline.decode import TooManyBadSamplesError
 from pipeline.interrupt import Watch, stoppable
+from pipeline.job import Job
 from pipeline.journal import Journal
 from pipeline.loss import loss_of
 from pipeline.networks import starting_network, with_batch_norm
 from pipeline.optimise import build_optimizer, clipped, learning_rate, moving_average, set_learning_rate
-from pipeline.order import Split, total_steps
-from pipeline.predict import predict
 from pipeline.progress import StoppedError
 from pipeline.quarantine import Quarantine
 from pipeline.ranks import fill_from_rank_0, from_rank_0, missing_ranks_named, summed, unshared, world_size
 from pipeline.storage import StoredPath, for_ray
 from pipeline.telemetry import TrainingMetrics
 from pipeline.training_views import with_views
+from pipeline.validation import beside_training, validation_error
 
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 5
 SECONDS_BETWEEN_POLLS = "0.25"
 """How often the controller collects reports; at Ray's 2 s an epoch shorter than that would wait for it."""
-VALIDATION_BATCH = 500
 LEAST_SCALE = 1.0
 """Of the loss in fp16; gradients that overflow with less are the training's own."""
-CLEAN = ("clean", 0)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: what, on which samples, judged on which, into which folder."""
-
-    config: RunConfig
-    scale: Scale
-    folder: StoredPath
-    """`<storage path>/<name>`, where Ray Train keeps the checkpoints."""
-    source: ray.ObjectRef
-    split: Split
-    validation_source: ray.ObjectRef
-    validation_split: Split
-    validation_cells: tuple[tuple[str, int], ...]
-    """(corruption, severity) pairs that every epoch is judged on; CLEAN for the images as they are."""
-    num_classes: int
-    label: str = "training"
-    """What the published metrics call it: the method, or search."""
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        train = self.config.train
-        steps = total_steps(self.split.size, epochs=train.epochs, global_batch_size=train.global_batch_size)
-        if steps < 1:
-            raise ValueError(
-                f"train.global_batch_size {train.global_batch_size} is above train.epochs {train.epochs} x "
-                f"{self.split.size} images; there is no step to take"
-            )
-        return min(steps, train.max_steps) if train.max_steps else steps
-
-    def epochs_behind(self, step: int) -> int:
-        """Epochs that end within the first `step` steps; the last step ends the last one, a rest of a batch early."""
-        batch, last = self.config.train.global_batch_size, self.steps
-        return -(-step * batch // self.split.size) if step == last else step * batch // self.split.size
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch, or the whole training, ends with the step after which so many have been taken."""
-        return step == self.steps or self.epochs_behind(step) > self.epochs_behind(step - 1)
-
-
-def search_cells(severities: Sequence[int]) -> tuple[tuple[str, int], ...]:
-    """What a trial is judged on: the extra corruptions, none of which is among the test corruptions."""
-    return tuple((name, severity) for name in EXTRA_CORRUPTIONS for severity in severities)
 
 
 def fit(job: Job, *, callbacks: Sequence[Any] = ()) -> StoredPath:
@@ -163,6 +114,7 @@ def trainer_of(job: Job, loop: Callable[[dict[str, Any]], Any], callbacks: Seque
             ),
             callbacks=list(callbacks),
         ),
+        validation_config=beside_training(job),
         datasets={"train": ray.data.range(1)},  # for which StreamOf puts the stream
         dataset_config=StreamOf(job),
     )
@@ -172,7 +124,9 @@ class StreamOf(ray.train.DataConfig):
     """At every start of the worker group: the stream from the last checkpoint on, for as many workers as there are."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(execution_options=ExecutionOptions(preserve_order=True))
+        scale = job.config.scale
+        elsewhere = ExecutionResources(cpu=scale.validation_cpus, gpu=scale.validation_gpus)
+        super().__init__(execution_options=ExecutionOptions(preserve_order=True, exclude_resources=elsewhere))
         self.job = job
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StreamOf":
@@ -240,7 +194,7 @@ def train_loop(loop_config: dict[str, Any]) -> tuple[type[Exception], str] | Non
                 if ends:
                     metrics |= training.end_of_epoch() | {"data/quarantined": len(quarantine.known)}
                     journal.epoch(metrics)
-                training.report(metrics)
+                training.report(metrics, ends_epoch=ends)
                 watch.saved()
             if asked.stop and step < job.steps:
                 return StoppedError, f"after step {step} of {job.steps}, which is kept in a checkpoint"
@@ -321,14 +275,14 @@ class Training:
         return True
 
     def end_of_epoch(self) -> dict[str, float]:
-        """Validate, and return the metrics of the epoch, which but for the memory are the same on every rank."""
+        """Validate, unless a task does, and return the epoch's metrics; but for the memory every rank has the same."""
         network = self.model if self.average is None else self.average.module
         cross_entropy, consistency, wrong, samples, norms = summed(self.sums, self.device).tolist()
         self.sums = torch.zeros_like(self.sums)
         train = self.config.train
         on_gpu = self.device.type == "cuda"
         memory = {"device_memory_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if on_gpu else {}
-        return memory | {
+        metrics = memory | {
             "workers": world_size(),
             "train/loss": (cross_entropy + train.jsd_weight * consistency) / samples,
             "train/cross_entropy": cross_entropy / samples,
@@ -336,10 +290,12 @@ class Training:
             "train/error": wrong / samples,
             "train/gradient_norm": norms / samples,
             "train/learning_rate": learning_rate(self.step - 1, train, self.job.split.size),
-            "validation/error": validation_error(network, self.job, self.rank, self.device),
         }
+        if not self.config.scale.validation_cpus:
+            metrics["validation/error"] = validation_error(network, self.job, self.rank, self.device)
+        return metrics
 
-    def report(self, metrics: dict[str, Any]) -> None:
+    def report(self, metrics: dict[str, Any], *, ends_epoch: bool) -> None:
         """Hand metrics and, from rank 0, a checkpoint to Ray Train; every rank takes part."""
         sums = summed(self.sums, self.device).tolist()
         saved = None
@@ -365,6 +321,7 @@ class Training:
             checkpoint_dir_name=checkpoint.free_name(self.job.folder, self.step),  # that of rank 0 counts
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # storage may be slow
             checkpoint_upload_fn=self.store,
+            validation=self.rank == 0 and ends_epoch and bool(self.config.scale.validation_cpus),
         )
 
     def store(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
@@ -464,30 +421,3 @@ def held_out_of(config: RunConfig) -> dict[str, Any] | None:
         "limit": config.data.train_limit,
         "holdout_fraction": config.data.holdout_fraction,
     }
-
-
-def validation_error(model: nn.Module, job: Job, rank: int, device: torch.device) -> float:
-    """Mean over the validation cells of the error: every image once, shared between ranks, integer counts summed.
-
-    An unreadable image is left out.
-    """
-    model.eval()
-    source, cells = opened_source(job.validation_source), job.validation_cells
-    wrong, seen = torch.zeros(len(cells), dtype=torch.int64), torch.zeros(len(cells), dtype=torch.int64)
-    members = np.arange(rank, job.validation_split.size, world_size())
-    for start in range(0, len(members), VALIDATION_BATCH):
-        ids = job.validation_split.sample_ids(members[start : start + VALIDATION_BATCH])
-        images, true_labels, valid = evaluation_images(source, ids, job.config.data)
-        images, ids, labels = images[valid], ids[valid], torch.from_numpy(true_labels[valid])
-        for n, (name, severity) in enumerate(cells):
-            shown = (
-                images
-                if (name, severity) == CLEAN
-                else corrupt(images, name, severity=severity, sample_ids=ids, seed=job.config.seed)
-            )
-            answers = predict(model, torch.from_numpy(shown), job.config.data).argmax(dim=1).cpu()
-            wrong[n] += torch.ne(answers, labels).sum()
-            seen[n] += len(labels)
-    model.train()
-    totals = summed(torch.stack([wrong, seen]), device)
-    return float((totals[0] / totals[1].clamp(min=1)).mean())

@@ -14,12 +14,13 @@ from augmix_core.models import build_model
 from pipeline.augment import check_stored_views, rows_of
 from pipeline.budget import Scale
 from pipeline.config import BaselineConfig, DataConfig, RunConfig, SearchConfig, TrainConfig, method_config
+from pipeline.job import CLEAN, Job
 from pipeline.loss import loss_of
 from pipeline.methods import METHODS, MIXED, MethodName
 from pipeline.optimise import build_optimizer
 from pipeline.order import Split, split_train
 from pipeline.source import open_source
-from pipeline.train import CLEAN, Job, fit, seed_torch
+from pipeline.train import fit, seed_torch
 from pipeline.training_views import PARTNER_WINDOW, partner_positions, with_views
 
 CPU = torch.device("cpu")

@@ -14,11 +14,12 @@ from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.budget import Scale
 from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.job import CLEAN, Job
 from pipeline.loss import label_loss, loss_of
 from pipeline.optimise import build_optimizer, clipped, learning_rate, moving_average
 from pipeline.order import Split, split_train
 from pipeline.source import open_source
-from pipeline.train import CLEAN, Job, fit
+from pipeline.train import fit
 
 CPU = torch.device("cpu")
 

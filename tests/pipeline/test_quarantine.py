@@ -14,10 +14,11 @@ from pipeline.budget import Scale
 from pipeline.cli import working_in
 from pipeline.config import DataConfig, RunConfig, ScaleConfig, TrainConfig
 from pipeline.decode import NO_SAMPLE, TooManyBadSamplesError, training_images
+from pipeline.job import CLEAN, Job
 from pipeline.order import Split
 from pipeline.quarantine import QUARANTINE, Quarantine, add, collected, listed
 from pipeline.source import open_folder
-from pipeline.train import CLEAN, Job, fit
+from pipeline.train import fit
 from tests.pipeline.fixtures import jpeg
 
 BAD = (b"", b"no image", b"\xff\xd8\xff\xe0 cut", jpeg(np.zeros((32, 32, 3), np.uint8))[:200])

@@ -10,10 +10,10 @@ from augmix_core import CORRUPTIONS, EXTRA_CORRUPTIONS
 from pipeline.budget import Scale
 from pipeline.cells import plan_evaluation
 from pipeline.config import DataConfig, RunConfig, SearchConfig, TrainConfig
+from pipeline.job import search_cells
 from pipeline.search import search
 from pipeline.source import open_source
 from pipeline.stages import Run
-from pipeline.train import search_cells
 
 CONFIG = RunConfig(
     data=DataConfig(train_limit=200, holdout_fraction=0.2),
@@ -41,7 +41,7 @@ def test_a_trial_sees_neither_test_images_nor_test_corruptions(run):
 
 def test_training_never_imports_the_list_of_test_corruptions():
     """Only the evaluation names them; the modules that train and search do not hold them."""
-    for name in ("pipeline.train", "pipeline.search"):
+    for name in ("pipeline.train", "pipeline.job", "pipeline.validation", "pipeline.search"):
         assert not hasattr(sys.modules[name], "CORRUPTIONS")
 
 

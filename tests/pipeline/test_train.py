@@ -24,12 +24,13 @@ from augmix_core.models import build_model
 from pipeline import checkpoint
 from pipeline.budget import Scale
 from pipeline.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from pipeline.job import CLEAN, Job
 from pipeline.loss import loss_of
 from pipeline.optimise import build_optimizer, learning_rate, set_learning_rate
 from pipeline.order import split_train
 from pipeline.source import open_source
 from pipeline.telemetry import metered, series
-from pipeline.train import CLEAN, Job, fit, seed_torch
+from pipeline.train import fit, seed_torch
 
 CONFIG = RunConfig(
     data=DataConfig(train_limit=192),

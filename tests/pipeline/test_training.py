@@ -17,11 +17,12 @@ from augmix_core.models import build_model
 from pipeline.budget import Scale
 from pipeline.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from pipeline.interrupt import STOP, stoppable
+from pipeline.job import CLEAN, Job
 from pipeline.networks import with_batch_norm
 from pipeline.order import Split
 from pipeline.progress import StoppedError
 from pipeline.ranks import missing_ranks_named
-from pipeline.train import CLEAN, Job, Training
+from pipeline.train import Training
 
 CPU = torch.device("cpu")
 
