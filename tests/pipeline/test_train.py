@@ -52,10 +52,15 @@ def rate(step: int, job: Job) -> float:
 
 
 def step_by_hand(
-    network: torch.nn.Module, optimizer: torch.optim.SGD, step: int, views: torch.Tensor, labels: torch.Tensor
+    network: torch.nn.Module,
+    optimizer: torch.optim.SGD,
+    step: int,
+    views: torch.Tensor,
+    labels: torch.Tensor,
+    steps: int = 18,
 ) -> float:
-    """One of 18 steps of the paper's algorithm in plain torch, on (32, 3, H, W, 3) views; returns its loss."""
-    optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 18 * math.pi))
+    """One of so many steps of the paper's algorithm in plain torch, on (32, 3, H, W, 3) views; returns its loss."""
+    optimizer.param_groups[0]["lr"] = 1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / steps * math.pi))
     normalised = [(view.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for view in views.unbind(1)]
     clean, aug1, aug2 = torch.split(network(torch.cat(normalised)), 32)
     p = [F.softmax(logits, dim=1) for logits in (clean, aug1, aug2)]
@@ -179,7 +184,7 @@ def by_hand(job: Job, steps: int) -> Iterator[tuple[float, torch.nn.Module]]:
         epochs, ids = job.split.at(np.arange(step * 32, step * 32 + 32), seed=job.config.seed)
         images, labels = job.source.read(ids)
         views = torch.from_numpy(augmix(np.stack(images), ids, epoch=epochs))
-        yield step_by_hand(network, optimizer, step, views, torch.from_numpy(labels)), network
+        yield step_by_hand(network, optimizer, step, views, torch.from_numpy(labels), job.steps), network
 
 
 def test_two_workers_take_the_step_of_a_hand_written_loop_and_other_numbers_of_workers_go_on(ray_local, tmp_path):
