@@ -157,7 +157,7 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, nodes: Nodes) -> 
         beside = f" and scale.validation_gpus {scale.validation_gpus:g}" if scale.validation_gpus else ""
         raise ValueError(
             f"scale.num_workers is {workers}{beside}, the cluster has {gpus} GPUs; set --scale.num-workers "
-            f"{max(1, math.floor(gpus - scale.validation_gpus))}{' or less for validation' if beside else ''}"
+            f"{max(1, math.floor(gpus - scale.validation_gpus))}{', or give validation less' if beside else ''}"
         )
     trials = min(config.search.max_concurrent, config.search.trials)
     training = workers * scale.worker_cpus + scale.data_cpus + scale.validation_cpus
@@ -175,7 +175,7 @@ def check_fits(config: RunConfig, workers: int, use_gpu: bool, nodes: Nodes) -> 
         fitting = int(cpus / (searching / trials))
         raise ValueError(
             f"the search asks for {searching:g} CPUs (search.max_concurrent {trials} trials), the cluster has "
-            f"{cpus:g}; set --search.max_concurrent {max(1, fitting)}"
+            f"{cpus:g}; set --search.max-concurrent {max(1, fitting)}"
         )
     check_largest_node(config, nodes.cpus)
     check_store(config, workers, trials, nodes.store_bytes)

@@ -38,12 +38,12 @@ def test_workers_that_leave_no_room_for_preprocessing_are_refused():
 
 
 def test_more_trials_than_fit_are_refused_with_the_number_that_fits():
-    with pytest.raises(ValueError, match=r"--search\.max_concurrent 2"):
+    with pytest.raises(ValueError, match=r"--search\.max-concurrent 2"):
         check(1, cpus=2, search=SearchConfig(trials=9, max_concurrent=4))
 
 
 def test_more_workers_than_gpus_are_refused():
-    with pytest.raises(ValueError, match=r"the cluster has 4 GPUs; set --scale\.num_workers 4"):
+    with pytest.raises(ValueError, match=r"the cluster has 4 GPUs; set --scale\.num-workers 4"):
         check(8, cpus=64, gpus=4)
 
 
