@@ -1,5 +1,6 @@
 """What all our Ray datasets share: where their tasks run, how large blocks are, and the source in each process."""
 
+import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -11,6 +12,9 @@ from pipeline.config import RunConfig
 PREPROCESS_LABEL, TRAIN_LABEL = {"augmix.io/role": "preprocess"}, {"augmix.io/role": "train"}
 
 OPENED: dict[str, Any] = {}
+FETCHING = "iter_threaded"
+"""Ray Data's name for its threads that fetch blocks ahead."""
+SECONDS_TO_END = 10.0
 
 
 def opened_source(source: ray.ObjectRef) -> Any:
@@ -37,6 +41,18 @@ def quiet(rows: ray.data.Dataset, config: RunConfig, *, target_block_bytes: int)
 
 
 def rows_of(dataset: ray.data.Dataset) -> Generator[dict[str, Any]]:
-    """The rows one by one, as soon as their block is there. Close it: collected open, it starts Ray again."""
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from block.to_pylist()
+    """The rows one by one, as soon as their block is there.
+
+    Close it: collected open, it starts Ray again, and a thread of its that asks for a block after `ray.shutdown` ends
+    the process without a word.
+    """
+    before = set(threading.enumerate())
+    blocks: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    try:
+        for block in blocks:
+            yield from block.to_pylist()
+    finally:
+        blocks.close()
+        for thread in set(threading.enumerate()) - before:
+            if thread.name == FETCHING:
+                thread.join(SECONDS_TO_END)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import ray
 
 from augmix_core import AugMixConfig
+from pipeline import blocks
 from pipeline.augment import StreamPlan, rows_of, share_of_batch, steps_of_block, training_rows
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.order import Split, windowed
@@ -143,3 +145,16 @@ def test_a_killed_preprocessing_worker_changes_nothing(ray_local, source, kills)
 
     assert consumed(plan_of(2, 1, 10, steps), slow, split, after_first_step=kill) == expected(source, split, steps)
     assert len(set(killed)) == kills
+
+
+def test_a_stream_that_is_closed_early_leaves_no_thread_that_asks_ray_for_more(ray_local):
+    """Such a thread ends the process when it asks after `ray.shutdown`, before the error is told."""
+    before = set(threading.enumerate())
+
+    def fetching():
+        return [thread for thread in set(threading.enumerate()) - before if thread.name == blocks.FETCHING]
+
+    with closing(blocks.rows_of(ray.data.range(64, override_num_blocks=32))) as rows:
+        next(rows)
+        assert fetching()
+    assert not fetching()
