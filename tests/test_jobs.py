@@ -116,7 +116,11 @@ def test_a_stage_can_be_run_alone(digits_run):
     (folder / "report.html").unlink()
     code, out, _ = finished(started("digits.py", "report", *TINY, storage=storage))
     assert code == 0 and "| **uCE**" in out and (folder / "report.html").exists()
-    code, _, err = finished(started("digits.py", "evaluate", *TINY, "--name", "untrained", storage=storage))
+
+
+@pytest.mark.slow
+def test_a_stage_that_comes_too_early_says_which_one_is_missing(tmp_path):
+    code, _, err = finished(started("digits.py", "evaluate", *TINY, "--name", "untrained", storage=tmp_path))
     assert code == 2 and "run the train stage first" in err and "Traceback" not in err
 
 
@@ -131,24 +135,30 @@ def interrupted(number, wait_for, process):
     return code, err
 
 
-def test_a_stopped_and_a_killed_job_resume_by_the_same_command_to_the_same_weights(digits_run, tmp_path):
-    """SIGTERM within the first epoch, SIGKILL after it; compared with the training that nothing disturbed."""
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        pytest.param(signal.SIGTERM, "progress.json", marks=pytest.mark.slow),  # within the first epoch
+        (signal.SIGKILL, "metrics.jsonl"),  # after it
+    ],
+)
+def test_a_job_that_is_stopped_or_killed_resumes_to_the_same_weights(digits_run, tmp_path, number, after):
+    """By the same command; compared with the training that nothing disturbed."""
     (whole,) = digits_run[0].glob("*/train/augmix")
     command = ["digits.py", "train", "--methods", "augmix", "--name", "killed", *TINY]
     folder = tmp_path / "killed" / "train" / "augmix"
-    code, err = interrupted(signal.SIGTERM, folder / "progress.json", started(*command, storage=tmp_path))
-    last = checkpoint.last_checkpoint(folder)
-    step = checkpoint.read_meta(last).step
-    assert (code, err) == (
-        143,
-        f"stopped after step {step} of 16, which is kept in a checkpoint; the same command goes on from there\n",
-    )
-    assert not (folder / "stop").exists()
-    process = started(*command, storage=tmp_path)
-    assert interrupted(signal.SIGKILL, folder / "metrics.jsonl", process)[0] == -signal.SIGKILL
+    code, err = interrupted(number, folder / after, started(*command, storage=tmp_path))
+    if number == signal.SIGTERM:
+        step = checkpoint.read_meta(checkpoint.last_checkpoint(folder)).step
+        told = f"stopped after step {step} of 16, which is kept in a checkpoint; the same command goes on from there\n"
+        assert (code, err) == (143, told)
+        assert not (folder / "stop").exists()
+    else:
+        assert code == -signal.SIGKILL
     code, out, err = finished(started(*command, storage=tmp_path))
     assert (code, err) == (0, "")
-    assert out.startswith("resuming epoch ") and "/4 from " in out.splitlines()[0]
+    assert out.startswith("resuming ")
+    assert sum(line.startswith("augmix: epoch") for line in out.splitlines()) in (3, 4)
     rows = {
         path: [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (folder, whole)

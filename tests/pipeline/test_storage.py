@@ -39,7 +39,7 @@ CONFIG = RunConfig(
     methods=("augmix",),
     data=DataConfig(train_limit=128, test_limit=64),
     train=TrainConfig(epochs=2, global_batch_size=32),
-    search=SearchConfig(trials=1, epochs=1, grace_epochs=1, severities=(3,)),
+    search=SearchConfig(trials=0, epochs=1, grace_epochs=1, severities=(3,)),
     evaluate=EvaluateConfig(corruptions=("gaussian_noise", "fog"), severities=(1, 5), bootstrap=20),
     scale=ScaleConfig(evaluation_piece_size=32),
 )
@@ -156,9 +156,8 @@ def test_a_whole_run_lives_in_a_store(finished):
     folder = finished.folder
     assert isinstance(folder, StorePath)
     names = {path.name for path in folder.iterdir()}
-    assert {"search", "train", "ledger", "metrics.json", "report.md", "report.html", "figures"} <= names
+    assert {"train", "ledger", "metrics.json", "report.md", "report.html", "figures"} <= names
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert len(metrics["search"]["trials"]) == 1
     assert [row["epoch"] for row in metrics["methods"]["augmix"]["curve"]] == [1, 2]
     last = checkpoint.last_checkpoint(folder / "train" / "augmix")
     assert isinstance(last, StorePath) and checkpoint.read_meta(last).step == 8
@@ -166,6 +165,19 @@ def test_a_whole_run_lives_in_a_store(finished):
     assert checkpoint.best_checkpoint(folder / "train" / "augmix") is not None
     assert len(pq.read_table(open_file(folder / "ledger/predictions/clean.parquet"))) == 64
     assert first_line(folder, finished.config).startswith("resuming")
+
+
+@pytest.mark.slow
+def test_a_search_lives_in_a_store(finished):
+    config = dataclasses.replace(finished.config, search=dataclasses.replace(finished.config.search, trials=2))
+    run = Run(finished.folder, config, finished.train_source, finished.test_source, finished.plan)
+    run.search()
+    run.report()
+    assert len(json.loads((run.folder / "metrics.json").read_text())["search"]["trials"]) == 2
+    run.search()  # finds what it has chosen
+    (run.folder / "search" / "best.json").unlink()
+    run.search()  # from what Tune has kept, without another trial
+    assert len(matching(run.folder, "search/trials/*")) == 2
 
 
 @pytest.mark.slow
