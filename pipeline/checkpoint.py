@@ -150,20 +150,23 @@ def store(saved: Path, target: StoredPath) -> ray.train.Checkpoint:
     Raises:
         OSError: The folder cannot be written, named.
     """
-    contents = read_checked(saved)
     try:
-        write(contents, target)
+        write({path.name: path.read_bytes() for path in sorted(saved.iterdir(), key=is_manifest)}, target)
     except OSError as error:
         raise cannot_write(target, error) from error
     return ray.train.Checkpoint(*for_ray(target))
 
 
-def write(contents: Mapping[str, bytes], target: StoredPath) -> None:
-    """Write a checkpoint's files into a new folder, the manifest last, and wait until they are on the disk."""
+def is_manifest(path: Path) -> bool:
+    """A key to sort by: the manifest comes last."""
+    return path.name == MANIFEST
+
+
+def write(files: Mapping[str, bytes], target: StoredPath) -> None:
+    """Write a checkpoint's files, of which the manifest is the last, into a new folder, and wait for the disk."""
     target.mkdir()  # no parents: a storage that is not mounted any more must not come back as an empty folder
-    for name, content in contents.items():
+    for name, content in files.items():
         write_durably(target / name, content)
-    write_durably(target / MANIFEST, manifest_of(contents).encode())
     flush_to_disk(target)
 
 
@@ -178,11 +181,9 @@ def keep_best(saved: StoredPath, method_folder: StoredPath, validation_error: fl
     Raises:
         OSError: The folder cannot be written, named.
     """
-    contents = read_checked(saved)
-    meta = meta_of(saved, contents)
+    meta = read_meta(saved)
     if validation_error is not None:
         meta = dataclasses.replace(meta, validation_error=validation_error)
-        contents[META] = as_json(meta)
     if meta.validation_error is None:
         return
     best = best_checkpoint(method_folder)
@@ -190,10 +191,11 @@ def keep_best(saved: StoredPath, method_folder: StoredPath, validation_error: fl
         known = read_meta(best).validation_error
         if known is not None and known <= meta.validation_error:
             return
+    contents = read_checked(saved) | {META: as_json(meta)}
     target = method_folder / f"{BEST}{name_of(meta.step)}"
     try:
         remove_folder(target)  # damaged, or what a kill has left of it
-        write(contents, target)
+        write(contents | {MANIFEST: manifest_of(contents).encode()}, target)
         flush_to_disk(method_folder)
         for old in matching(method_folder, f"{BEST}*"):
             if old != target:

@@ -28,7 +28,7 @@ from augmix_core.models import OURS, build_model
 from augmix_core.models.batch_norm import split_batch_norm
 from pipeline import checkpoint
 from pipeline.config import DataConfig, ModelConfig, RunConfig, is_weights_file
-from pipeline.storage import StoredPath, matching
+from pipeline.storage import StoredPath, in_one_line, matching
 
 Triple = tuple[float, float, float]
 SECONDS_OF_SILENCE = 30
@@ -374,5 +374,5 @@ def given_up_when_silent() -> Iterator[None]:
 
 def in_a_line(error: BaseException) -> str:
     """What an error says, without the pages that some add."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = in_one_line(error) or type(error).__name__
     return said if len(said) <= ERROR_LENGTH else f"{said[:ERROR_LENGTH]} ..."

@@ -22,10 +22,12 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 from pyarrow import fs
 
-BY_PYARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+from pipeline.config import STORES
+
+BY_PYARROW = (*STORES, "viewfs", "file")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class StorePath:
     """A file or folder in an object store: its path there, and the URI that the store is opened by."""
 

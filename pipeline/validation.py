@@ -80,12 +80,12 @@ def validate(stored: ray.train.Checkpoint, *, job: Job) -> dict[str, float]:
     line: dict[str, Any] = {"epoch": meta.epoch, "step": meta.step}
     try:
         model, _ = checkpoint.load_model(folder, device)
-        error = validation_error(model.to(memory_format=torch.channels_last), job, 0, device)
-        line["validation/error"] = error
-        checkpoint.keep_best(folder, job.folder, error)
+        found = validation_error(model.to(memory_format=torch.channels_last), job, 0, device)
+        line["validation/error"] = found
+        checkpoint.keep_best(folder, job.folder, found)
     except Exception as error:
         line["failed"] = f"{folder}: {in_one_line(error)}"
         raise
     finally:
         append_line(job.folder / VALIDATION, json.dumps(line))
-    return {"validation/error": error}
+    return {"validation/error": found}

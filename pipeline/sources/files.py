@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.storage import in_one_line, store_of
+from pipeline.storage import StorePath, in_one_line, storage_path, store_of
 
 REQUESTS_AT_ONCE = 16
 """Of one process to a store: a request waits tens of milliseconds for its first byte."""
@@ -163,13 +163,8 @@ def place_of(where: str | Path | Place) -> Place:
     """
     if isinstance(where, Place):
         return where
-    text = str(where)
-    if "://" not in text:
-        return Place(text)
-    try:
-        return Place(store_of(text)[1].rstrip("/"), text)
-    except ValueError as error:
-        raise ValueError(f"data.path {error}") from error
+    found = storage_path(str(where), "data.path")
+    return Place(found.path, found.store) if isinstance(found, StorePath) else Place(str(where))
 
 
 @lru_cache(maxsize=64)
